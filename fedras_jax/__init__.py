@@ -1,0 +1,1 @@
+"""Federated recommendation with gradients as actions, as a functional JAX toolkit."""

@@ -1,0 +1,25 @@
+"""What a user did that cannot work, said before anything is compiled.
+
+The binaries print these as one line and exit with a code that is not 0; everything else
+that is raised is a bug of the library and keeps its traceback.
+"""
+
+
+class FedrasError(ValueError):
+    """Base of every error that the user can mend."""
+
+
+class DataError(FedrasError):
+    """A file, a dataset name or the interactions in it."""
+
+
+class SpecError(FedrasError):
+    """A name, a value or a combination in a `Spec`, a flag or a factory's argument."""
+
+
+class DivergedError(FedrasError):
+    """Training left the finite numbers; what was written until then is kept."""
+
+
+class ResultsError(FedrasError):
+    """A results folder that cannot be written to or read from."""
