@@ -1,0 +1,177 @@
+"""The one place that batches, chunks and shards clients.
+
+Everything else is written for one client. Here a cohort's clients are sorted by length and cut
+into chunks; every chunk is `vmap`ped at a width that fits its longest client, out of a few static
+widths; and the chunks of one width form a loop whose trip count is traced. So nothing is dropped,
+padding is small, and one compiled program serves every cohort. Over a mesh the sorted clients are
+dealt to devices like cards, so that all have equally long ones.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
+
+from fedras_jax.types import PyTree
+
+AXIS = "clients"
+
+# Clients per chunk. On CPU a chunk's rows should stay in cache; accelerators want width.
+# benchmarks/round.py --chunks measures it.
+CHUNK = {"cpu": 8, "gpu": 256, "tpu": 256}
+
+
+def default_chunk() -> int:
+    """Clients per chunk on this platform."""
+    return CHUNK.get(jax.default_backend(), 256)
+
+
+def client_mesh(n_devices: int | None = None) -> Mesh:
+    """A mesh of devices that share the clients of a cohort: all of them, or the first n."""
+    devices = jax.devices()
+    if n_devices is not None and not 1 <= n_devices <= len(devices):
+        raise ValueError(f"{n_devices} devices asked for, but there are {len(devices)}")
+    return Mesh(np.array(devices[:n_devices]), (AXIS,))
+
+
+def plan_widths(lengths: np.ndarray, n_widths: int = 5, multiple: int = 64) -> tuple[int, ...]:
+    """At most `n_widths` static widths that pad these lengths least.
+
+    Args:
+      lengths: integer [U], examples of each client; clients are taken as equally likely.
+      n_widths: each width is compiled once, so this trades compile time for padding.
+      multiple: widths are multiples of it.
+
+    Returns:
+      Ascending widths; the last holds the longest client.
+    """
+    steps = np.maximum(-(-np.asarray(lengths, np.int64) // multiple), 1)
+    size, count = np.unique(steps, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(count)])
+    # best[j]: least padded slots of the j shortest sizes; a width `size[j - 1]` closes each group.
+    best = np.where(np.arange(len(size) + 1) == 0, 0.0, np.inf)
+    cuts = []
+    for _ in range(min(n_widths, len(size))):
+        cost = best[None, :] + (below[1:, None] - below[None, :]) * size[:, None]
+        reach = np.arange(len(size) + 1)[None, :] <= np.arange(len(size))[:, None]
+        cost = np.where(reach, cost, np.inf)
+        cuts.append(cost.argmin(1))
+        best = np.concatenate([[0.0], cost.min(1)])
+    widths, end = [], len(size)
+    for cut in reversed(cuts):
+        if end == 0:
+            break
+        widths.append(int(size[end - 1]) * multiple)
+        end = int(cut[end - 1])
+    return tuple(sorted(widths))
+
+
+def fold_clients(
+    client: Callable[..., tuple[PyTree, PyTree]],
+    add: Callable[[PyTree, PyTree], PyTree],
+    zero: PyTree,
+    broadcast: PyTree,
+    inputs: PyTree,
+    length: Int[Array, " c"],
+    *,
+    widths: tuple[int, ...],
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Run `client` on every client of a cohort, fold what it sends, collect what it keeps.
+
+    Args:
+      client: (width, broadcast, inputs of one client) -> (sent, kept), for a static width.
+      add: (acc, sent with a leading axis of clients) -> acc.
+      zero: the empty accumulator; accumulators of disjoint clients add up leaf by leaf.
+      broadcast: what every client reads.
+      inputs: pytree with leading axis C.
+      length: i32[C], examples of each client; slots of length 0 are not run as long as they
+        fill whole chunks, and a client must send nothing when it is run with length 0.
+      widths: static, ascending; the last is at least every length.
+      chunk: clients run at once on one device.
+      mesh: devices to share the clients; one device when None.
+
+    Returns:
+      The accumulator over all clients, and `kept` with leading axis C in the order of `inputs`
+      (zeros for slots that were not run).
+    """
+    n = length.shape[0]
+    n_devices = 1 if mesh is None else mesh.devices.size
+    chunk = min(chunk, -(-n // n_devices))
+    n_chunks = -(-n // (n_devices * chunk))
+    pad = n_devices * n_chunks * chunk - n
+
+    order = jnp.argsort(-length, stable=True)
+
+    def deal(x):
+        """[C, ...] -> [devices, chunks, chunk, ...], the longest clients first on each device."""
+        x = jnp.pad(x[order], [(0, pad)] + [(0, 0)] * (x.ndim - 1))
+        dealt = x.reshape(n_chunks * chunk, n_devices, *x.shape[1:]).swapaxes(0, 1)
+        return dealt.reshape(n_devices, n_chunks, chunk, *x.shape[1:])
+
+    def collect(x):
+        x = x.reshape(n_devices, n_chunks * chunk, *x.shape[3:]).swapaxes(0, 1)
+        x = x.reshape(-1, *x.shape[2:])[:n]
+        return jnp.zeros_like(x).at[order].set(x, unique_indices=True)
+
+    def on_device(broadcast, inputs, length):
+        inputs, length = jax.tree.map(lambda x: x[0], (inputs, length))
+        acc, kept = _fold_chunks(client, add, zero, broadcast, inputs, length, widths)
+        if mesh is not None:
+            acc = jax.lax.psum(acc, AXIS)
+        return acc, jax.tree.map(lambda x: x[None], kept)
+
+    if mesh is not None:
+        split, whole = PartitionSpec(AXIS), PartitionSpec()
+        on_device = jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(whole, split, split),
+            out_specs=(whole, split),
+            check_vma=False,  # loop carries start replicated and become per-device
+        )
+    acc, kept = on_device(broadcast, jax.tree.map(deal, inputs), deal(length))
+    return acc, jax.tree.map(collect, kept)
+
+
+def _fold_chunks(client, add, zero, broadcast, inputs, length, widths):
+    """`fold_clients` on one device: inputs and length have axes [chunks, chunk], longest first."""
+    longest = length[:, 0]
+
+    def run(width, i):
+        one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), inputs)
+        return jax.vmap(lambda x: client(width, broadcast, x))(one)
+
+    shapes = jax.eval_shape(lambda: run(widths[0], 0)[1])
+    carry = (zero, jax.tree.map(lambda s: jnp.zeros((len(length), *s.shape), s.dtype), shapes))
+    end = jnp.int32(0)
+    for width, narrower in reversed(list(zip(widths, (0, *widths[:-1]), strict=True))):
+
+        def body(i, carry, width=width):
+            acc, kept = carry
+            sent, keep = run(width, i)
+            write = jax.lax.dynamic_update_index_in_dim
+            return add(acc, sent), jax.tree.map(lambda a, x: write(a, x, i, 0), kept, keep)
+
+        begin, end = end, jnp.sum(longest > narrower, dtype=jnp.int32)
+        carry = jax.lax.fori_loop(begin, end, body, carry)
+    return carry
+
+
+def map_clients(
+    client: Callable[[PyTree], PyTree], inputs: PyTree, *, chunk: int | None = None
+) -> PyTree:
+    """`client` on every entry of the leading axis, `chunk` of them at a time.
+
+    Args:
+      client: a function of one client's inputs.
+      inputs: pytree with leading axis C.
+      chunk: clients run at once; `default_chunk()` when None. It bounds memory.
+    """
+    n = math.prod(jax.tree.leaves(inputs)[0].shape[:1])
+    return jax.lax.map(client, inputs, batch_size=min(chunk or default_chunk(), n))

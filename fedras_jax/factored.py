@@ -1,0 +1,122 @@
+"""Local training of a dot-product model by plain SGD, without ever updating an item row.
+
+An item row moves only along the client's own vectors: after epoch e it is
+
+    q_e = a^e q_0 + sum_{f < e} a^(e-1-f) c_f p_f,      a = 1 - lr * weight_decay,
+
+with one coefficient c_f per epoch and p_f the client's vector at the row's minibatch in epoch f.
+Scores in later epochs follow from q_0 . p and the few products p_f . p, so the rows are read and
+never written, and the delta is formed once at the end. Same training as `client.autodiff` with
+`client.sgd`; exact up to rounding. The factorisation is ours.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from fedras_jax.types import LocalResult, LocalTraining
+
+PRECISION = jax.lax.Precision.HIGHEST
+
+# Up to this many minibatches are written out one after another (XLA fuses static slices); longer
+# histories loop over them, so that compile time does not grow with the longest client.
+UNROLLED = 8
+
+
+def factored(
+    lr: float | Array,
+    weight_decay: float | Array = 0.0,
+    *,
+    epochs: int = 2,
+    batch_size: int = 256,
+) -> LocalTraining:
+    """Minibatch SGD on the logistic loss of `rows @ private`.
+
+    Args:
+      lr: step size; may be a tracer.
+      weight_decay: L2 coefficient; may be a tracer.
+      epochs: passes over the examples; work per row grows with their square, so this form is
+        for a handful.
+      batch_size: examples per minibatch.
+    """
+    decay = 1 - lr * weight_decay
+
+    def past(coefs, vectors):
+        """(coefficient block, vector, power of the decay) of every finished epoch."""
+        n = len(coefs)
+        return [(c, v, decay ** (n - 1 - f)) for f, (c, v) in enumerate(zip(coefs, vectors, strict=True))]
+
+    def minibatch(private, rows, label, live, coefs, vectors):
+        """One step on one minibatch: the new private vector, the rows' coefficients, the loss."""
+        seen = decay ** len(coefs)
+        score = seen * jnp.dot(rows, private, precision=PRECISION)
+        for c, v, power in past(coefs, vectors):
+            score += power * jnp.dot(v, private, precision=PRECISION) * c
+        gap = (jax.nn.sigmoid(score) - label) * live
+        grad = seen * jnp.dot(gap, rows, precision=PRECISION)
+        for c, v, power in past(coefs, vectors):
+            grad += power * jnp.dot(c, gap, precision=PRECISION) * v
+        n = live.sum()
+        stepped = private - lr * (grad / jnp.maximum(n, 1) + weight_decay * private)
+        loss = jnp.sum((jax.nn.softplus(score) - label * score) * live)
+        return jnp.where(n > 0, stepped, private), -lr * gap, loss
+
+    def run(private, rows, label, live, coefs, vectors):
+        """`minibatch` on a segment: one minibatch, or a stack of them with a leading axis."""
+        if rows.ndim == 2:
+            stepped, c, loss = minibatch(private, rows, label, live, coefs, vectors)
+            return stepped, c, private, loss
+
+        def body(private, block):
+            stepped, c, loss = minibatch(private, *block)
+            return stepped, (c, private, loss)
+
+        private, (c, v, losses) = jax.lax.scan(body, private, (rows, label, live, coefs, vectors))
+        return private, c, v, losses.sum()
+
+    def train(
+        private: Float[Array, " d"],
+        shared: tuple,
+        rows: Float[Array, "l d"],
+        label: Float[Array, " l"],
+        mask: Bool[Array, " l"],
+    ) -> LocalResult:
+        live = mask.astype(rows.dtype)
+        data = [_segments(x, batch_size) for x in (rows, label, live)]
+        segments = list(zip(*data, strict=True))
+        coefs: list[tuple] = [() for _ in segments]
+        vectors: list[tuple] = [() for _ in segments]
+        loss = jnp.zeros(())
+        for _ in range(epochs):
+            loss = jnp.zeros(())
+            for s, segment in enumerate(segments):
+                private, c, v, part = run(private, *segment, coefs[s], vectors[s])
+                coefs[s], vectors[s], loss = (*coefs[s], c), (*vectors[s], v), loss + part
+
+        def delta(q, coefs, vectors):
+            change = (decay**epochs - 1) * q
+            for c, v, power in past(coefs, vectors):
+                change += power * c[..., None] * v[..., None, :]
+            return change.reshape(-1, q.shape[-1])
+
+        change = jnp.concatenate(
+            [delta(q, c, v) for q, c, v in zip(data[0], coefs, vectors, strict=True)]
+        )
+        return LocalResult(
+            private=private,
+            rows=jnp.where(mask[:, None], change, 0),
+            shared=shared,
+            loss=loss / jnp.maximum(live.sum(), 1),
+        )
+
+    return train
+
+
+def _segments(x: Array, size: int) -> list[Array]:
+    """x cut into minibatches: a list of single ones, or one stack and the remainder."""
+    n = x.shape[0]
+    if n <= UNROLLED * size:
+        return [x[i : i + size] for i in range(0, n, size)]
+    whole = n // size
+    stack = x[: whole * size].reshape(whole, size, *x.shape[1:])
+    return [stack, x[whole * size :]] if n % size else [stack]

@@ -1,0 +1,209 @@
+"""Lloyd's k-means on masked, weighted points: fixed iterations, deterministic, made for `vmap`.
+
+Written for one set of points. Everything is shaped by a static maximum K of clusters while the
+number in use, k <= K, may be traced: clusters k, k + 1, ... exist but take no points. Scores are
+K-major, so that XLA reduces over the slow axis, and sums per cluster are one-hot matmuls, which
+have no scatter. The iteration count is static because a vmapped `while_loop` pays for its slowest
+lane. Ties go to the lowest cluster; a cluster that loses all its points keeps its centroid.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fedras_jax import rng
+
+PRECISION = jax.lax.Precision.HIGHEST  # TF32 and bf16 passes mislabel points near a boundary
+
+
+class Clusters(NamedTuple):
+    """k-means' answer.
+
+    Attributes:
+      centroid: f32[K, D]; rows k and above are unspecified.
+      label: i32[N], the nearest centroid; 0 for masked points.
+      inertia: f32[], weighted sum of squared distances of the unmasked points.
+    """
+
+    centroid: Array
+    label: Array
+    inertia: Array
+
+
+def lloyd(
+    points: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    start: Float[Array, "k d"],
+    *,
+    k: Int[Array, ""] | int | None = None,
+    weights: Float[Array, " n"] | None = None,
+    iterations: int = 10,
+) -> Clusters:
+    """Lloyd's algorithm from given centroids.
+
+    Args:
+      points: f32[N, D].
+      mask: bool[N]; masked points belong to no cluster.
+      start: f32[K, D] first centroids.
+      k: clusters in use, 1 <= k <= K; all K when None.
+      weights: f32[N] non-negative weights; ones when None.
+      iterations: static number of assign-and-average steps; the labels returned are those of
+        the final centroids, as in scikit-learn.
+
+    Source: Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28(2), 1982.
+    """
+    weight = mask.astype(points.dtype) if weights is None else weights * mask
+    active = jnp.arange(start.shape[0]) < (start.shape[0] if k is None else k)
+
+    def average(_, centroid):
+        member = _one_hot(points, centroid, active) * weight
+        total = member.sum(1, keepdims=True)
+        sums = jnp.dot(member, points, precision=PRECISION)
+        return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), centroid)
+
+    centroid = jax.lax.fori_loop(0, iterations, average, start)
+    member = _one_hot(points, centroid, active)
+    gap = points - jnp.dot(member.T, centroid, precision=PRECISION)
+    inertia = jnp.sum(weight * jnp.sum(gap * gap, axis=1))
+    index = jnp.arange(start.shape[0], dtype=points.dtype)
+    label = jnp.where(mask, jnp.dot(index, member, precision=PRECISION), 0).astype(jnp.int32)
+    return Clusters(centroid, label, inertia)
+
+
+def _one_hot(
+    points: Float[Array, "n d"], centroid: Float[Array, "k d"], active: Bool[Array, " k"]
+) -> Float[Array, "k n"]:
+    """Membership in the nearest active centroid, the lowest where several are equally near.
+
+    Nearest in squared distance is highest in c.x - |c|^2 / 2. Two plain reductions (the highest
+    score, then the first cluster that has it) vectorise on every platform; `argmax` does not.
+    """
+    score = jnp.dot(centroid, points.T, precision=PRECISION)
+    score = score - 0.5 * jnp.sum(centroid * centroid, axis=1, keepdims=True)
+    score = jnp.where(active[:, None], score, -jnp.inf)
+    order = jnp.arange(centroid.shape[0], dtype=jnp.int32)[:, None]
+    first = jnp.min(jnp.where(score == score.max(0), order, centroid.shape[0]), axis=0)
+    return (order == first).astype(points.dtype)
+
+
+def random_rows(
+    key: Key[Array, ""], points: Float[Array, "n d"], mask: Bool[Array, " n"], n_clusters: int
+) -> Float[Array, "k d"]:
+    """K distinct unmasked points, uniformly; they repeat once there are fewer than K."""
+    n = jnp.maximum(mask.sum(dtype=jnp.int32), 1)
+    rank = rng.permute(key, jnp.arange(n_clusters, dtype=jnp.int32) % n, n)
+    place = jnp.cumsum(mask, dtype=jnp.int32)
+    return points[jnp.searchsorted(place, rank + 1)]
+
+
+def plusplus(
+    key: Key[Array, ""],
+    points: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    n_clusters: int,
+    weights: Float[Array, " n"] | None = None,
+) -> Float[Array, "k d"]:
+    """k-means++: each next centroid is a point drawn by its squared distance to those before.
+
+    When every point coincides with a centroid, further centroids repeat a point.
+
+    Source: Arthur and Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
+    """
+    weight = mask.astype(points.dtype) if weights is None else weights * mask
+    draws = jax.random.uniform(key, (n_clusters,))
+
+    def pick(mass, draw):
+        total = jnp.cumsum(mass)
+        # `side="right"` skips points without mass; the clip guards against rounding at the end.
+        at = jnp.searchsorted(total, draw * total[-1], side="right")
+        return points[jnp.minimum(at, points.shape[0] - 1)]
+
+    def add(i, carry):
+        start, nearest = carry
+        c = pick(weight * nearest, draws[i])
+        gap = points - c
+        return start.at[i].set(c), jnp.minimum(nearest, jnp.sum(gap * gap, axis=1))
+
+    start = jnp.zeros((n_clusters, points.shape[1]), points.dtype)
+    first = pick(weight, draws[0])
+    gap = points - first
+    return jax.lax.fori_loop(
+        1, n_clusters, add, (start.at[0].set(first), jnp.sum(gap * gap, axis=1))
+    )[0]
+
+
+INITS = {"random": random_rows, "plusplus": plusplus}
+
+
+def kmeans(
+    key: Key[Array, ""],
+    points: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    n_clusters: int,
+    *,
+    k: Int[Array, ""] | int | None = None,
+    weights: Float[Array, " n"] | None = None,
+    init: str = "plusplus",
+    n_init: int = 1,
+    iterations: int = 10,
+) -> Clusters:
+    """k-means from seeded starts, the best of `n_init` by inertia.
+
+    Args:
+      key: one key; the same key gives the same clusters.
+      points, mask, k, weights, iterations: as in `lloyd`.
+      n_clusters: static maximum K.
+      init: 'plusplus' or 'random'.
+      n_init: static number of starts.
+
+    Raises:
+      ValueError: `init` is not one of the two, or a count is below 1.
+    """
+    if init not in INITS:
+        raise ValueError(f"init must be one of {sorted(INITS)}, not {init!r}")
+    if min(n_clusters, n_init, iterations) < 1:
+        raise ValueError("n_clusters, n_init and iterations must be at least 1")
+    scattered = {"weights": weights} if init == "plusplus" else {}
+
+    def attempt(one_key):
+        start = INITS[init](one_key, points, mask, n_clusters, **scattered)
+        return lloyd(points, mask, start, k=k, weights=weights, iterations=iterations)
+
+    found = jax.lax.map(attempt, jax.random.split(key, n_init))
+    best = jnp.argmin(found.inertia)
+    return jax.tree.map(lambda x: x[best], found)
+
+
+def main_direction(
+    points: Float[Array, "n d"], mask: Bool[Array, " n"], iterations: int = 4
+) -> Float[Array, " d"]:
+    """Unit vector v that comes close to minimising sum |x - (x.v) v|^2, by power iteration.
+
+    Starts from the longest point, so it needs no key; zero points give the zero vector. Each
+    step costs two passes over the points and shrinks what is off the direction by the ratio of
+    the second to the first squared singular value, which is small for a client's delta.
+
+    Args:
+      points: f32[N, D]. mask: bool[N].
+      iterations: static number of power steps.
+    """
+    points = jnp.where(mask[:, None], points, 0)
+    length = jnp.sum(points * points, axis=1)
+    v = points[jnp.argmax(length)]
+
+    def step(_, v):
+        v = _unit(v)
+        along = jnp.dot(points, v, precision=PRECISION)
+        return jnp.dot(along, points, precision=PRECISION)
+
+    return _unit(jax.lax.fori_loop(0, iterations, step, v))
+
+
+def _unit(v: Float[Array, " d"]) -> Float[Array, " d"]:
+    """v / |v|, and zero for zero. Scaled first: squares of tiny entries would underflow."""
+    top = jnp.max(jnp.abs(v))
+    v = v / jnp.where(top > 0, top, 1)
+    norm = jnp.sqrt(jnp.sum(v * v))
+    return v / jnp.where(norm > 0, norm, 1)

@@ -1,0 +1,223 @@
+"""Near-exact k-means on the line, for every number of clusters at once.
+
+In one dimension optimal clusters are intervals, so dynamic programming finds the best ones; what
+costs is n^2. Here the values first go to a hundred or so bins whose widths adapt to the data, the
+programme runs over the bins, and a few Lloyd steps on the values themselves settle the
+boundaries. One table answers for every k <= K, which is what an error-driven budget asks for.
+On the distributions of the tests (heavy tails, outliers, ties) the error is within 0.5 % of the
+exact optimum's.
+
+Sources: Wang and Song, Ckmeans.1d.dp, The R Journal 3(2), 2011, for the programme; Panter and
+Dite, Quantization distortion in pulse-count modulation with nonuniform spacing of levels, Proc.
+IRE 39(1), 1951, for the bins' density f^(1/3). Binning, refinement and the table are ours.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+REFINEMENTS = 4  # levels of bins
+ABOVE_ONE = 1.0 + 2.0**-20  # the last bin takes the maximum too
+POLISH = 3
+
+
+@struct.dataclass
+class Table:
+    """Optimal clusters of the binned values, for every k at once.
+
+    Attributes:
+      error: f32[K + 1], weighted squared error with k clusters; entry 0 that with a zero level.
+      best: f32[K + 1, B + 1], least cost of the first j bins in k clusters.
+      cost: f32[B + 1, B + 1], `cost[j, i]` of bins i, ..., j - 1 in one cluster.
+      mass: f32[B], mean: f32[B], the bins' weights and means.
+    """
+
+    error: Array
+    best: Array
+    cost: Array
+    mass: Array
+    mean: Array
+
+
+class Levels(NamedTuple):
+    """Levels f32[K], ascending, entries k and above repeat the last; labels i32[N], nearest."""
+
+    level: Array
+    label: Array
+
+
+def table(
+    values: Float[Array, " n"],
+    mask: Bool[Array, " n"],
+    n_clusters: int,
+    *,
+    weights: Float[Array, " n"] | None = None,
+    bins: int | None = None,
+) -> Table:
+    """The dynamic programme's table over adaptive bins.
+
+    Args:
+      values: f32[N]. mask: bool[N]. weights: f32[N] or None for ones.
+      n_clusters: static maximum K.
+      bins: static number of bins B; eight a cluster, and at least 64, when None.
+    """
+    bins = bins or max(64, 8 * n_clusters)
+    weight = mask.astype(values.dtype) if weights is None else weights * mask
+    centre, scale, unit = _standardise(values, mask)
+    low, high = _adaptive_bins(unit, weight, bins)
+    member = _inside(unit, low, high) * weight
+    mass = member.sum(1)
+    mean = jnp.dot(member, unit, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(mass, 1e-30)
+    cost = _interval_costs(mass, mean)
+
+    start = jnp.full(bins + 1, jnp.inf).at[0].set(0.0)
+
+    def one_more(best, _):
+        best = jnp.min(best[None, :] + cost, axis=1)
+        return best, best
+
+    _, rest = jax.lax.scan(one_more, start, length=n_clusters)
+    best = jnp.concatenate([start[None], rest])
+    within = jnp.sum(member * (unit[None, :] - mean[:, None]) ** 2)
+    nothing = jnp.sum(weight * values * values)
+    error = jnp.concatenate([nothing[None], (rest[:, -1] + within) * scale * scale])
+    return Table(error, best, cost, mass, mean * scale + centre)
+
+
+def levels(
+    tab: Table,
+    values: Float[Array, " n"],
+    mask: Bool[Array, " n"],
+    k: Int[Array, ""] | int,
+    *,
+    weights: Float[Array, " n"] | None = None,
+    polish: int = POLISH,
+) -> Levels:
+    """Levels and labels for one k, read off the table and settled on the values.
+
+    Args:
+      tab: `table(values, mask, K)`.
+      values, mask, weights: as given to `table`.
+      k: clusters in use, 1 <= k <= K; may be traced.
+      polish: static number of Lloyd steps on the values.
+    """
+    weight = mask.astype(values.dtype) if weights is None else weights * mask
+    n_clusters, n_bins = tab.best.shape[0] - 1, tab.mass.shape[0]
+    order = jnp.arange(n_clusters)
+    bin_index = jnp.arange(n_bins)
+    heavy = tab.mass * tab.mean
+
+    def cut(step, carry):
+        """Where cluster k - step begins, given where it ends."""
+        level, end = carry
+        cluster = k - step
+        total = tab.best[jnp.maximum(cluster - 1, 0)] + tab.cost[end]
+        begin = jnp.min(jnp.where(total == total.min(), jnp.arange(n_bins + 1), n_bins))
+        inside = (bin_index >= begin) & (bin_index < end)
+        mass = jnp.sum(jnp.where(inside, tab.mass, 0))
+        mean = jnp.sum(jnp.where(inside, heavy, 0)) / jnp.maximum(mass, 1e-30)
+        # An empty cluster repeats the value where it would begin, and takes no points.
+        mean = jnp.where(mass > 0, mean, tab.mean[jnp.minimum(end, n_bins - 1)])
+        level = jnp.where((order == cluster - 1) & (cluster > 0), mean, level)
+        return level, jnp.where(cluster > 0, begin, end)
+
+    level, _ = jax.lax.fori_loop(0, n_clusters, cut, (jnp.zeros(n_clusters), jnp.int32(n_bins)))
+    active = order < k
+
+    def settle(_, level):
+        member = _nearest(values, level, active) * weight
+        total = member.sum(1)
+        sums = jnp.dot(member, values, precision=jax.lax.Precision.HIGHEST)
+        return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), level)
+
+    level = jax.lax.fori_loop(0, polish, settle, level)
+    member = _nearest(values, level, active)
+    label = jnp.dot(order.astype(values.dtype), member).astype(jnp.int32)
+    last = jnp.sum(jnp.where(order == k - 1, level, 0))
+    return Levels(jnp.where(active, level, last), jnp.where(mask, label, 0))
+
+
+def _standardise(values, mask):
+    """Centre, scale and the values mapped into [0, 1]: bins then work at any magnitude."""
+    low = jnp.min(jnp.where(mask, values, jnp.inf))
+    high = jnp.max(jnp.where(mask, values, -jnp.inf))
+    low, high = jnp.where(mask.any(), low, 0.0), jnp.where(mask.any(), high, 0.0)
+    scale = jnp.where(high > low, high - low, 1.0)
+    return low, scale, jnp.where(mask, (values - low) / scale, 0.0)
+
+
+def _inside(unit: Float[Array, " n"], low: Float[Array, " b"], high: Float[Array, " b"]) -> Array:
+    return ((unit >= low[:, None]) & (unit < high[:, None])).astype(unit.dtype)
+
+
+def _adaptive_bins(unit: Float[Array, " n"], weight: Float[Array, " n"], bins: int):
+    """Bins [low, high) of [0, 1], dense where clusters will be; unused ones lie at infinity.
+
+    Starts from few even bins. Each refinement drops the empty ones and splits the others, a bin
+    getting parts in proportion to mass^(1/3) x width^(2/3) (Panter and Dite). Bins are split and
+    never merged, so none spans a gap that an earlier one has found; and as empty bins are free,
+    an outlier costs a bin or two instead of the whole resolution.
+    """
+    edge = jnp.linspace(0.0, 1.0, bins // REFINEMENTS + 1)
+    low, high = edge[:-1], edge[1:].at[-1].set(ABOVE_ONE)
+    for level in range(1, REFINEMENTS):
+        size = bins * (level + 1) // REFINEMENTS
+        mass = jnp.dot(_inside(unit, low, high), weight)
+        filled = mass > 0
+        share = jnp.where(filled, jnp.cbrt(mass * (high - low) ** 2), 0)
+        running = jnp.dot(jnp.tril(jnp.ones((share.shape[0],) * 2)), share)
+        spare = size - filled.sum()
+        parts = filled + jnp.diff(
+            jnp.floor(running / jnp.maximum(running[-1], 1e-30) * spare), prepend=0.0
+        ).astype(jnp.int32)
+        low, high = _split(low, high, parts, size)
+    return low, high
+
+
+def _split(low: Float[Array, " a"], high: Float[Array, " a"], parts: Int[Array, " a"], size: int):
+    """Every bin cut evenly into `parts` bins (none for 0); `size` slots, spare ones at infinity."""
+    end = jnp.cumsum(parts)
+    slot = jnp.arange(size)
+    parent = jnp.minimum((end[None, :] <= slot[:, None]).sum(1), low.shape[0] - 1)
+    used = slot < end[-1]
+    n = jnp.maximum(parts[parent], 1)
+    at = slot - (end - parts)[parent]
+    width = high[parent] - low[parent]
+    new_low = low[parent] + width * (at / n)
+    new_high = jnp.where(at + 1 == n, high[parent], low[parent] + width * ((at + 1) / n))
+    return jnp.where(used, new_low, jnp.inf), jnp.where(used, new_high, jnp.inf)
+
+
+def _interval_costs(mass: Float[Array, " b"], mean: Float[Array, " b"]) -> Array:
+    """Squared error of every run of bins about its own mean: f32[B + 1, B + 1], [end, begin].
+
+    Bins join a run one at a time (Welford's update). Differences of prefix sums would be one
+    line, and lose every digit of a tight cluster beside an outlier.
+    """
+    n = mass.shape[0]
+    begin = jnp.arange(n + 1)
+
+    def join(carry, one):
+        total, centre, cost = carry
+        w, m, j = one
+        w = jnp.where(begin <= j, w, 0.0)
+        gap = m - centre
+        share = w / jnp.maximum(total + w, 1e-30)
+        cost = cost + total * share * gap * gap
+        return (total + w, centre + share * gap, cost), cost
+
+    zero = jnp.zeros(n + 1)
+    _, rows = jax.lax.scan(join, (zero, zero, zero), (mass, mean, jnp.arange(n)))
+    cost = jnp.concatenate([zero[None], rows])
+    return jnp.where(begin[None, :] <= begin[:, None], cost, jnp.inf)
+
+
+def _nearest(values: Float[Array, " n"], level: Float[Array, " k"], active: Bool[Array, " k"]):
+    """One-hot f32[K, N] of the nearest active level, the lowest where two are equally near."""
+    gap = jnp.where(active[:, None], jnp.abs(values[None, :] - level[:, None]), jnp.inf)
+    order = jnp.arange(level.shape[0], dtype=jnp.int32)[:, None]
+    first = jnp.min(jnp.where(gap == gap.min(0), order, level.shape[0]), axis=0)
+    return (order == first).astype(values.dtype)
