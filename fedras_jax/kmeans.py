@@ -58,34 +58,35 @@ def lloyd(
     active = jnp.arange(start.shape[0]) < (start.shape[0] if k is None else k)
 
     def average(_, centroid):
-        member = _one_hot(points, centroid, active) * weight
+        member = _member(nearest(points, centroid, active), centroid) * weight
         total = member.sum(1, keepdims=True)
         sums = jnp.dot(member, points, precision=PRECISION)
         return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), centroid)
 
     centroid = jax.lax.fori_loop(0, iterations, average, start)
-    member = _one_hot(points, centroid, active)
-    gap = points - jnp.dot(member.T, centroid, precision=PRECISION)
+    label = nearest(points, centroid, active)
+    gap = points - centroid[label]
     inertia = jnp.sum(weight * jnp.sum(gap * gap, axis=1))
-    index = jnp.arange(start.shape[0], dtype=points.dtype)
-    label = jnp.where(mask, jnp.dot(index, member, precision=PRECISION), 0).astype(jnp.int32)
-    return Clusters(centroid, label, inertia)
+    return Clusters(centroid, jnp.where(mask, label, 0), inertia)
 
 
-def _one_hot(
+def nearest(
     points: Float[Array, "n d"], centroid: Float[Array, "k d"], active: Bool[Array, " k"]
-) -> Float[Array, "k n"]:
-    """Membership in the nearest active centroid, the lowest where several are equally near.
+) -> Int[Array, " n"]:
+    """The nearest active centroid of each point, the lowest where several are equally near.
 
-    Nearest in squared distance is highest in c.x - |c|^2 / 2. Two plain reductions (the highest
-    score, then the first cluster that has it) vectorise on every platform; `argmax` does not.
+    Nearest in squared distance is highest in c.x - |c|^2 / 2.
     """
     score = jnp.dot(centroid, points.T, precision=PRECISION)
     score = score - 0.5 * jnp.sum(centroid * centroid, axis=1, keepdims=True)
-    score = jnp.where(active[:, None], score, -jnp.inf)
-    order = jnp.arange(centroid.shape[0], dtype=jnp.int32)[:, None]
-    first = jnp.min(jnp.where(score == score.max(0), order, centroid.shape[0]), axis=0)
-    return (order == first).astype(points.dtype)
+    # argmax, and no comparison with the maximum: a fused XLA kernel may compute a score twice and
+    # round it differently, and then no cluster equals its own maximum.
+    return jnp.argmax(jnp.where(active[:, None], score, -jnp.inf), axis=0).astype(jnp.int32)
+
+
+def _member(label: Int[Array, " n"], centroid: Float[Array, "k d"]) -> Float[Array, "k n"]:
+    """Labels as one-hot columns, K-major."""
+    return (jnp.arange(centroid.shape[0])[:, None] == label).astype(centroid.dtype)
 
 
 def random_rows(
@@ -177,7 +178,7 @@ def kmeans(
 
 
 def main_direction(
-    points: Float[Array, "n d"], mask: Bool[Array, " n"], iterations: int = 4
+    points: Float[Array, "n d"], mask: Bool[Array, " n"], iterations: int = 2
 ) -> Float[Array, " d"]:
     """Unit vector v that comes close to minimising sum |x - (x.v) v|^2, by power iteration.
 

@@ -115,7 +115,7 @@ def levels(
         level, end = carry
         cluster = k - step
         total = tab.best[jnp.maximum(cluster - 1, 0)] + tab.cost[end]
-        begin = jnp.min(jnp.where(total == total.min(), jnp.arange(n_bins + 1), n_bins))
+        begin = jnp.argmin(total).astype(jnp.int32)
         inside = (bin_index >= begin) & (bin_index < end)
         mass = jnp.sum(jnp.where(inside, tab.mass, 0))
         mean = jnp.sum(jnp.where(inside, heavy, 0)) / jnp.maximum(mass, 1e-30)
@@ -128,14 +128,13 @@ def levels(
     active = order < k
 
     def settle(_, level):
-        member = _nearest(values, level, active) * weight
+        member = (order[:, None] == _nearest(values, level, active)) * weight
         total = member.sum(1)
         sums = jnp.dot(member, values, precision=jax.lax.Precision.HIGHEST)
         return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), level)
 
     level = jax.lax.fori_loop(0, polish, settle, level)
-    member = _nearest(values, level, active)
-    label = jnp.dot(order.astype(values.dtype), member).astype(jnp.int32)
+    label = _nearest(values, level, active)
     last = jnp.sum(jnp.where(order == k - 1, level, 0))
     return Levels(jnp.where(active, level, last), jnp.where(mask, label, 0))
 
@@ -215,9 +214,9 @@ def _interval_costs(mass: Float[Array, " b"], mean: Float[Array, " b"]) -> Array
     return jnp.where(begin[None, :] <= begin[:, None], cost, jnp.inf)
 
 
-def _nearest(values: Float[Array, " n"], level: Float[Array, " k"], active: Bool[Array, " k"]):
-    """One-hot f32[K, N] of the nearest active level, the lowest where two are equally near."""
-    gap = jnp.where(active[:, None], jnp.abs(values[None, :] - level[:, None]), jnp.inf)
-    order = jnp.arange(level.shape[0], dtype=jnp.int32)[:, None]
-    first = jnp.min(jnp.where(gap == gap.min(0), order, level.shape[0]), axis=0)
-    return (order == first).astype(values.dtype)
+def _nearest(
+    values: Float[Array, " n"], level: Float[Array, " k"], active: Bool[Array, " k"]
+) -> Int[Array, " n"]:
+    """The nearest active level of each value, the lowest where two are equally near."""
+    gap = jnp.abs(values[None, :] - level[:, None])
+    return jnp.argmin(jnp.where(active[:, None], gap, jnp.inf), axis=0).astype(jnp.int32)

@@ -134,9 +134,10 @@ def federated(
 
     def one_client(width, broadcast, inputs):
         """Steps 1 to 4, and the decoding of 5, for one client."""
-        round_, public, shared, data, ctx = broadcast
+        round_, public, shared, data, round_key = broadcast
         member, private, codec_state = inputs
         who = member.client
+        ctx = Context(sizes, round_key)
 
         def key(stream):
             return rng.address(seed, stream, round_, who)
@@ -190,7 +191,7 @@ def federated(
         if members is None:
             members = sampler.sample(rng.address(seed, rng.Stream.COHORT, state.round))
         who = members.client
-        ctx = Context(sizes, rng.address(seed, rng.Stream.SHARED, state.round))
+        round_key = rng.address(seed, rng.Stream.SHARED, state.round)
         history = data.offset[who + 1] - data.offset[who]
         length = jnp.where(members.mask, examples.count(history, n_items, negatives), 0)
         private, codec_state = jax.tree.map(lambda x: x[who], (state.clients, state.codec))
@@ -200,7 +201,7 @@ def federated(
             one_client,
             add,
             zero,
-            (state.round, state.public, state.shared, data, ctx),
+            (state.round, state.public, state.shared, data, round_key),
             (members, private, codec_state),
             length,
             widths=widths,

@@ -62,7 +62,7 @@ def actions(
         del ctx, key
         direction = kmeans.main_direction(delta.row, delta.mask)
         along = jnp.dot(delta.row, direction, precision=kmeans.PRECISION)
-        return Prepared(error=None, work=(kmeans1d.table(along, delta.mask, k), along))
+        return Prepared(error=None, work=(kmeans1d.table(along, delta.mask, k, bins=max(64, 4 * k)), along))
 
     def encode(ctx, key, delta, prepared, k_granted, state):
         del key

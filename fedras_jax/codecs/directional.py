@@ -50,7 +50,7 @@ def directional(k: int = 16, *, dtype: str = "float16") -> Codec:
         sent = direction.astype(jnp.float32)
         length = jnp.maximum(jnp.sum(sent * sent), 1e-30)
         along = jnp.dot(delta.row, sent, precision=kmeans.PRECISION) / length
-        table = kmeans1d.table(along, delta.mask, k)
+        table = kmeans1d.table(along, delta.mask, k, bins=max(64, 4 * k))
         total = jnp.sum(delta.row * delta.row)
         off = total - length * jnp.sum(along * along)
         error = (off + length * table.error) / jnp.maximum(total, 1e-30)
