@@ -1,1 +1,31 @@
-"""Federated recommendation with gradients as actions, as a functional JAX toolkit."""
+"""Federated recommendation with gradients as actions, as a functional JAX toolkit.
+
+Two ways in: `run(Spec(...))` for declared experiments, and `federated(...)` with `simulate(...)`
+for functions that can be jitted, mapped and taken apart.
+"""
+
+from fedras_jax.data import datasets, leave_one_out, load, synthetic
+from fedras_jax.errors import DataError, DivergedError, FedrasError, ResultsError, SpecError
+from fedras_jax.rounds import federated
+from fedras_jax.run import Result, run
+from fedras_jax.simulate import simulate
+from fedras_jax.spec import Spec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError",
+    "DivergedError",
+    "FedrasError",
+    "Result",
+    "ResultsError",
+    "Spec",
+    "SpecError",
+    "datasets",
+    "federated",
+    "leave_one_out",
+    "load",
+    "run",
+    "simulate",
+    "synthetic",
+]

@@ -54,6 +54,17 @@ def dense_bits(sizes: Sizes, shared: int = 0) -> int:
     return HEADER_BITS + 32 * (sizes.items * sizes.dim + shared)
 
 
+def row_bytes(sizes: Sizes, n: np.ndarray, shared: int = 0) -> np.ndarray:
+    """Bytes of n touched rows in float32 with their set: what `codecs.rows` would send.
+
+    Args:
+      n: integer [...], touched rows. shared: dense float32 parameters beside them.
+    """
+    n = np.asarray(n, np.int64)
+    which = np.minimum(n * index_width(sizes.items), sizes.items)
+    return (HEADER_BITS + which + 32 * (n * sizes.dim + shared)) / 8
+
+
 def payload_bits(fields: Sequence[Field], counts: np.ndarray) -> np.ndarray:
     """Exact payload sizes, header included.
 

@@ -19,6 +19,11 @@ def sgd(lr: float | Array, weight_decay: float | Array = 0.0) -> optax.GradientT
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr))
 
 
+def adamw(lr: float | Array, weight_decay: float | Array = 0.0) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay; its moments live for one round."""
+    return optax.adamw(lr, weight_decay=weight_decay)
+
+
 def autodiff(
     model: RecModel,
     optimizer: optax.GradientTransformation,

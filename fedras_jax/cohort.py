@@ -22,7 +22,7 @@ AXIS = "clients"
 
 # Clients per chunk. On CPU a chunk's rows should stay in cache; accelerators want width.
 # benchmarks/round.py --chunks measures it.
-CHUNK = {"cpu": 8, "gpu": 256, "tpu": 256}
+CHUNK = {"cpu": 4, "gpu": 256, "tpu": 256}
 
 
 def default_chunk() -> int:

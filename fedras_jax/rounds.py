@@ -246,6 +246,7 @@ def federated(
         step=step,
         sizes=sizes,
         fields=(*codec.fields(sizes), Field("shared", 32)),
+        n_shared=n_shared,
         down_bits=bits.dense_bits(sizes, n_shared),
     )
 

@@ -325,6 +325,7 @@ class Algorithm(NamedTuple):
       step: (FedState, Cohort or None) -> (FedState, RoundInfo). Without a cohort the sampler
         draws the one that belongs to the round.
       sizes, fields: for turning counts into bits; `fields` has the shared parameters last.
+      n_shared: dense shared parameters of the model.
       down_bits: size in bits of the public table with the shared parameters, header included.
     """
 
@@ -332,4 +333,5 @@ class Algorithm(NamedTuple):
     step: Callable[..., tuple[FedState, RoundInfo]]
     sizes: Sizes
     fields: tuple[Field, ...]
+    n_shared: int
     down_bits: int

@@ -1,0 +1,382 @@
+"""From a Spec to a result: load, compile once, run rounds in segments, evaluate, write down."""
+
+import dataclasses
+import hashlib
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fedras_jax import (
+    bits,
+    client,
+    cohort,
+    evaluate,
+    examples,
+    factored,
+    metrics,
+    registry,
+    results,
+    rounds,
+)
+from fedras_jax.data import Interactions, Split, leave_one_out, load
+from fedras_jax.errors import DivergedError, SpecError
+from fedras_jax.progress import Progress, bar
+from fedras_jax.simulate import simulate
+from fedras_jax.spec import Spec
+from fedras_jax.types import Algorithm, FedState, Histories, LocalTraining, RecModel, RoundInfo
+
+# Rounds in one compiled segment, at most: long enough to hide dispatch, short enough for a
+# progress bar that moves and for diagnostics that fit in memory.
+SEGMENT = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+      spec: what was run.
+      summary: what `summary.json` holds.
+      rounds: one dict a round, what `rounds.parquet` holds.
+      ranks: int32 [U], final rank of each client's held-out item, 0 where there is none.
+      state: the final state, on device.
+      split: the data it ran on.
+    """
+
+    spec: Spec
+    summary: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    ranks: np.ndarray
+    state: FedState
+    split: Split
+
+
+def run(
+    spec: Spec,
+    *,
+    workdir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | None = None,
+    interactions: Interactions | None = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+) -> Result:
+    """Run one experiment.
+
+    Args:
+      spec: the experiment.
+      workdir: results folder; nothing is written when None.
+      data_dir: where downloaded or own datasets lie.
+      interactions: the dataset itself, instead of loading `spec.dataset`.
+      chunk_size: clients run at once on a device; by platform when None.
+      mesh: devices that share a cohort; all of `jax.devices()` when None.
+      progress: show a progress bar (needs the extra `progress`).
+
+    Raises:
+      SpecError: sizes of the Spec and of the data do not fit.
+      DataError: the dataset cannot be found or read.
+      ResultsError: `workdir` belongs to another Spec or cannot be written.
+      DivergedError: training left the finite numbers; rounds until then have been written.
+    """
+    started = time.perf_counter()
+    folder = None if workdir is None else results.claim(workdir, spec)
+    split = split_of(spec, data_dir=data_dir, interactions=interactions)
+    mesh = mesh or (cohort.client_mesh() if jax.device_count() > 1 else None)
+    model, algorithm, data = assemble(spec, split, chunk=chunk_size, mesh=mesh)
+    ranks_of = _ranking(spec, split, model)
+
+    segment = math.gcd(spec.rounds, spec.eval_every)
+    segment = max(d for d in range(1, SEGMENT + 1) if segment % d == 0)
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    state = jax.jit(algorithm.init, out_shardings=everywhere)()
+    data = jax.device_put(data, everywhere)
+    compiling = time.perf_counter()
+    advance = (
+        jax.jit(lambda s, d: simulate(algorithm, s, d, segment), donate_argnums=0)
+        .lower(state, data)
+        .compile()
+    )
+    rank = jax.jit(ranks_of).lower(state).compile()
+    compile_s = time.perf_counter() - compiling
+
+    rows: list[dict[str, Any]] = []
+    ranks, startup_s, clients = np.zeros(0, np.int32), 0.0, 0
+    training = time.perf_counter()
+    with bar(spec, enabled=progress) as show:
+        for done in range(segment, spec.rounds + 1, segment):
+            state, info = advance(state, data)
+            new = _rows(algorithm, jax.device_get(info), done - segment)
+            startup_s = startup_s or time.perf_counter() - started
+            rows += new
+            clients += sum(row["clients"] for row in new)
+            try:
+                _check_finite(new, state)
+                if done % spec.eval_every == 0 or done == spec.rounds:
+                    ranks = evaluate.check(rank(state))
+                    rows[-1] |= metrics.summarise(ranks)
+                    _write_rounds(folder, rows)
+            except DivergedError:
+                _write_rounds(folder, rows)
+                raise
+            show(Progress(rows=rows))
+    seconds = time.perf_counter() - training
+
+    summary = {
+        "spec": spec.to_json(),
+        "rounds": spec.rounds,
+        "metrics": metrics.summarise(ranks),
+        "payload": _payload(algorithm, rows),
+        "clients": {
+            "total": split.n_clients,
+            "not_evaluated": int((ranks == evaluate.NOT_EVALUATED).sum()),
+            "short_of_negatives": _short_clients(spec, split),
+        },
+        "speed": {
+            "clients_per_s": clients / seconds,
+            "compile_s": compile_s,
+            "startup_s": startup_s,
+        },
+        "env": _environment(mesh),
+        "state_digest": digest(state),
+    }
+    if folder is not None:
+        results.write_table(
+            folder / "ranks.parquet",
+            {"client": np.arange(split.n_clients, dtype=np.int32), "rank": ranks},
+        )
+        results.write_json(folder / "summary.json", summary)
+    return Result(spec, summary, rows, ranks, state, split)
+
+
+def split_of(
+    spec: Spec,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    interactions: Interactions | None = None,
+) -> Split:
+    """The training, validation and test items that a Spec asks for."""
+    if interactions is None:
+        interactions = load(
+            spec.dataset,
+            data_dir=data_dir,
+            min_rating=spec.min_rating,
+            k_core=spec.k_core,
+            seed=spec.data_seed,
+        )
+    return leave_one_out(
+        interactions,
+        validation=True if spec.evaluate_on == "valid" else spec.validation,
+        n_candidates=spec.candidates,
+        seed=spec.data_seed,
+    )
+
+
+def assemble(
+    spec: Spec, split: Split, *, chunk: int | None = None, mesh: Mesh | None = None
+) -> tuple[RecModel, Algorithm, Histories]:
+    """The functions that a Spec names, put together for this data."""
+    model = registry.build("model", registry.MODELS, spec.model, spec.dim, **spec.model_args)
+    size = {"size": spec.cohort_size} if spec.sampler == "fixed_size" else {}
+    transforms = [
+        registry.build(
+            "transform",
+            registry.TRANSFORMS,
+            entry["name"],
+            **{k: v for k, v in entry.items() if k != "name"},
+        )
+        for entry in spec.transforms
+    ]
+    server = registry.build(
+        "server_optimizer", registry.SERVER_OPTIMIZERS, spec.server_optimizer, spec.server_lr
+    )
+    algorithm = rounds.federated(
+        model=model,
+        n_clients=split.n_clients,
+        n_items=split.n_items,
+        history_lengths=np.diff(split.offsets),
+        training=local_training(spec, model),
+        codec=registry.build("codec", registry.CODECS, spec.codec, **spec.codec_args),
+        sampler=registry.build(
+            "sampler",
+            registry.SAMPLERS,
+            spec.sampler,
+            split.n_clients,
+            **size,
+            **spec.sampler_args,
+        ),
+        seed=spec.seed,
+        negatives=spec.negatives,
+        transforms=transforms,
+        reducer=registry.build("reducer", registry.REDUCERS, spec.reducer),
+        server_optimizer=server,
+        chunk=chunk,
+        mesh=mesh,
+    )
+    data = Histories(
+        offset=jnp.asarray(split.offsets, jnp.int32), item=jnp.asarray(split.items, jnp.int32)
+    )
+    return model, algorithm, data
+
+
+def local_training(spec: Spec, model: RecModel) -> LocalTraining:
+    """The factored client where it computes the same, the generic one otherwise."""
+    static = {"epochs": spec.local_epochs, "batch_size": spec.batch_size}
+    if model.is_dot_product and spec.client_optimizer == "sgd":
+        return factored.factored(spec.client_lr, spec.weight_decay, **static)
+    optimizer = registry.build(
+        "client_optimizer",
+        registry.CLIENT_OPTIMIZERS,
+        spec.client_optimizer,
+        spec.client_lr,
+        spec.weight_decay,
+    )
+    return client.autodiff(model, optimizer, **static)
+
+
+def digest(state: FedState) -> str:
+    """SHA-256 over the bytes of every array in the state."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def _ranking(spec: Spec, split: Split, model: RecModel) -> Callable[[FedState], jax.Array]:
+    """state -> ranks of the held-out items, all clients."""
+    target = split.test if spec.evaluate_on == "test" else split.valid
+    if not (target >= 0).any():
+        raise SpecError(
+            f"{split.name}: no client has a {spec.evaluate_on} item, so there is nothing to "
+            "evaluate: every client has too few interactions"
+        )
+    target = jnp.asarray(target, jnp.int32)
+
+    if split.candidates is not None:
+        candidates = jnp.asarray(split.candidates, jnp.int32)
+
+        def ranks(state):
+            return evaluate.sampled_ranks(
+                model, state.public, state.shared, state.clients, target, candidates
+            )
+
+        return ranks
+
+    seen = jnp.asarray(_padded_histories(split), jnp.int32)
+
+    def full(state):
+        return evaluate.full_ranks(model, state.public, state.shared, state.clients, target, seen)
+
+    return full
+
+
+def _padded_histories(split: Split) -> np.ndarray:
+    """int32 [U, longest + 2]: training items and both held-out ones, -1 pads."""
+    lengths = np.diff(split.offsets)
+    padded = np.full((split.n_clients, int(lengths.max()) + 2), -1, np.int32)
+    padded[:, 0], padded[:, 1] = split.valid, split.test
+    owner = np.repeat(np.arange(split.n_clients), lengths)
+    padded[owner, 2 + np.arange(split.items.size) - split.offsets[owner]] = split.items
+    return padded
+
+
+def _rows(algorithm: Algorithm, info: RoundInfo, first: int) -> list[dict[str, Any]]:
+    """A dict a round from a segment's diagnostics."""
+    up = bits.payload_bits(algorithm.fields, info.counts_up) / 8
+    down = np.where(info.fetched, algorithm.down_bits, 0) / 8
+    lossless = bits.row_bytes(algorithm.sizes, info.n_examples, algorithm.n_shared)
+    rows = []
+    for r in range(len(info.loss)):
+        here = info.mask[r]
+        ran = here & (info.n_examples[r] > 0)
+
+        def mean(x, where=ran, r=r):
+            return float(x[r][where].mean()) if where.any() else 0.0
+
+        rows.append(
+            {
+                "round": first + r + 1,
+                "clients": int(here.sum()),
+                "arrived": int((info.weight[r] > 0).sum()),
+                "loss": mean(info.loss),
+                "examples": int(info.n_examples[r][here].sum()),
+                "short_of_negatives": int((info.n_short[r][here] > 0).sum()),
+                "n_actions": mean(info.n_actions),
+                "distortion": mean(info.distortion),
+                "up_bytes": float(up[r][here].sum()),
+                "down_bytes": float(down[r][here].sum()),
+                "row_bytes": float(lossless[r][here].sum()),
+            }
+        )
+    return rows
+
+
+def _check_finite(rows: list[dict[str, Any]], state: FedState) -> None:
+    """Stop at the first round whose loss is not a number, or whose segment spoilt the table."""
+    for row in rows:
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["distortion"]):
+            raise DivergedError(
+                f"round {row['round']}: the training loss or the payload is not finite "
+                f"(loss {row['loss']}): training has diverged, lower client_lr or server_lr"
+            )
+    if not bool(jnp.isfinite(state.items).all()):
+        raise DivergedError(
+            f"round {rows[0]['round']} to {rows[-1]['round']}: the item table is not finite: "
+            "training has diverged, lower client_lr or server_lr, or send float32 actions"
+        )
+
+
+def _write_rounds(folder, rows: list[dict[str, Any]]) -> None:
+    if folder is not None:
+        results.write_rounds(folder, rows)
+
+
+def _payload(algorithm: Algorithm, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Bytes per client per round, headers included, against the dense float32 table."""
+    clients = max(sum(row["clients"] for row in rows), 1)
+    dense = algorithm.down_bits / 8
+    up, down, lossless = (
+        sum(row[name] for row in rows) / clients for name in ("up_bytes", "down_bytes", "row_bytes")
+    )
+    return {
+        "dense_bytes": dense,
+        "row_bytes_mean": lossless,
+        "up_bytes_mean": up,
+        "down_bytes_mean": down,
+        "up_reduction": 1 - up / dense,
+        "up_reduction_against_rows": 1 - up / lossless if lossless else 0.0,
+        "down_reduction": 1 - down / dense,
+        "total_reduction": 1 - (up + down) / (2 * dense),
+    }
+
+
+def _short_clients(spec: Spec, split: Split) -> int:
+    """Clients that have fewer unseen items than negatives are asked for."""
+    history = np.diff(split.offsets)
+    asked = history * (1 + spec.negatives)
+    return int((examples.count(history, split.n_items, spec.negatives) < asked).sum())
+
+
+def _environment(mesh: Mesh | None) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+        "device": jax.devices()[0].device_kind,
+        "devices": 1 if mesh is None else mesh.devices.size,
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+    }

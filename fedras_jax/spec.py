@@ -1,0 +1,174 @@
+"""A declarative, JSON-able experiment: what flags build, what `run` takes, what is stored.
+
+A Spec says what is simulated, never where or how: folders, chunk sizes and devices are arguments
+of `run`, because they don't change the experiment.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fedras_jax import registry
+from fedras_jax.errors import SpecError
+
+# Changing these continues or observes the same experiment; the digest leaves them out.
+NOT_IN_DIGEST = ("rounds", "eval_every")
+
+SPLITS = ("test", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One arm of an experiment. Defaults are the reference training on the bundled dataset.
+
+    Attributes:
+      dataset: a name from `fedras_jax.data.datasets()`, 'synthetic:UxM', or a path.
+      min_rating: keep interactions rated at least this; all when None.
+      k_core: drop clients and items with fewer interactions, until none is left; 0: keep all.
+      validation: hold out a validation item too; None: unless the dataset brings its own split.
+      candidates: sampled items to rank each held-out item among; 0 ranks all unseen items.
+      evaluate_on: 'test' or 'valid', the held-out item to rank.
+      model, model_args, dim: the recommender, its further arguments, its embedding width D.
+      rounds: rounds R.
+      sampler, sampler_args: who takes part; 'fixed_size' takes its size from `cohort_size`.
+      cohort_size: clients a round C, 0 for all of them ('fixed_size' only).
+      local_epochs, batch_size: passes over a client's examples, examples per minibatch.
+      client_optimizer, client_lr, weight_decay: local training.
+      negatives: drawn negatives per training item.
+      transforms: what happens to an update before the codec: ({"name": ..., **args}, ...).
+      codec, codec_args: the payload.
+      reducer: how payloads become one change of the table.
+      server_optimizer, server_lr: the server's step, fed the negated mean change.
+      seed: addresses all randomness of training; the split and its candidates have `data_seed`,
+        so that runs with different seeds are evaluated alike.
+      data_seed: seed of splits, candidates and synthetic data.
+      eval_every: rounds between evaluations; the last round is always evaluated.
+    """
+
+    dataset: str = "ml-latest-small-2016"
+    min_rating: float | None = None
+    k_core: int = 0
+    validation: bool | None = None
+    candidates: int = 99
+    evaluate_on: str = "test"
+    model: str = "mf"
+    model_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dim: int = 64
+    rounds: int = 400
+    sampler: str = "fixed_size"
+    sampler_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cohort_size: int = 60
+    local_epochs: int = 2
+    batch_size: int = 256
+    client_optimizer: str = "sgd"
+    client_lr: float = 0.5
+    weight_decay: float = 5e-4
+    negatives: int = 4
+    transforms: tuple[Mapping[str, Any], ...] = ()
+    codec: str = "actions"
+    codec_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reducer: str = "touched_mean"
+    server_optimizer: str = "sgd"
+    server_lr: float = 1.0
+    seed: int = 0
+    data_seed: int = 0
+    eval_every: int = 50
+
+    def __post_init__(self):
+        """Check every name and value.
+
+        Raises:
+          SpecError: says which field, what was found and what would do.
+        """
+        _check_types(self)
+        for name in ("dim", "rounds", "local_epochs", "batch_size", "eval_every"):
+            _at_least(self, name, 1)
+        for name in ("k_core", "candidates", "cohort_size", "negatives", "seed", "data_seed"):
+            _at_least(self, name, 0)
+        for name in ("client_lr", "server_lr"):
+            _at_least(self, name, 0.0)
+        if not 0 <= self.weight_decay < math.inf:
+            raise SpecError(f"weight_decay must be a number >= 0, not {self.weight_decay}")
+        if max(self.seed, self.data_seed) >= 2**31:
+            raise SpecError("seeds must be below 2**31")
+        if self.evaluate_on not in SPLITS:
+            raise SpecError(f"evaluate_on must be one of {SPLITS}, not {self.evaluate_on!r}")
+        if self.evaluate_on == "valid" and self.validation is False:
+            raise SpecError("evaluate_on='valid' needs a validation item: leave validation on")
+        registry.build("codec", registry.CODECS, self.codec, **self.codec_args)
+        registry.build("model", registry.MODELS, self.model, self.dim, **self.model_args)
+        registry.build("reducer", registry.REDUCERS, self.reducer)
+        registry.lookup("client_optimizer", registry.CLIENT_OPTIMIZERS, self.client_optimizer)
+        registry.lookup("server_optimizer", registry.SERVER_OPTIMIZERS, self.server_optimizer)
+        registry.lookup("sampler", registry.SAMPLERS, self.sampler)
+        for entry in self.transforms:
+            if "name" not in entry:
+                raise SpecError(f"transforms: each needs a name, got {dict(entry)}")
+            rest = {k: v for k, v in entry.items() if k != "name"}
+            registry.build("transform", registry.TRANSFORMS, entry["name"], **rest)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Spec":
+        """From `to_json`'s form; missing fields take their defaults.
+
+        Raises:
+          SpecError: a field that does not exist, or a value that does not fit.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise SpecError(f"unknown field {unknown[0]!r} in a Spec: it has {', '.join(known)}")
+        fields = dict(fields)
+        if "transforms" in fields:
+            fields["transforms"] = tuple(fields["transforms"])
+        return cls(**fields)
+
+    def replace(self, **changes: Any) -> "Spec":
+        """A Spec with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def digest(self) -> str:
+        """12 hex digits that name the experiment, whatever its `rounds` and `eval_every`."""
+        fields = {k: v for k, v in self.to_json().items() if k not in NOT_IN_DIGEST}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: "Spec") -> list[str]:
+        """The fields in which two experiments differ, as 'name: mine, not theirs'."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [
+            f"{name}: {theirs[name]!r}, not {mine[name]!r}"
+            for name in mine
+            if mine[name] != theirs[name] and name not in NOT_IN_DIGEST
+        ]
+
+
+_ACCEPTED = {
+    int: ((int,), "an integer"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a string"),
+    float | None: ((int, float, type(None)), "a number or None"),
+    bool | None: ((bool, type(None)), "True, False or None"),
+    Mapping[str, Any]: ((Mapping,), "a mapping of arguments"),
+    tuple[Mapping[str, Any], ...]: ((tuple,), "a tuple of mappings"),
+}
+
+
+def _check_types(spec: Spec) -> None:
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        types, words = _ACCEPTED[field.type]  # pyright: ignore[reportArgumentType]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise SpecError(f"{field.name} must be {words}, not {value!r}")
+
+
+def _at_least(spec: Spec, name: str, low: float) -> None:
+    value = getattr(spec, name)
+    if not low <= value < math.inf:
+        raise SpecError(f"{name} must be at least {low}, not {value}")
