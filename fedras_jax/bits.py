@@ -41,9 +41,7 @@ def set_fields(sizes: Sizes) -> tuple[Field, Field]:
     return Field("bitmap", 1), Field("item_id", index_width(sizes.items))
 
 
-def set_counts(
-    n: Int[Array, ""], sizes: Sizes
-) -> tuple[Int[Array, ""], Int[Array, ""]]:
+def set_counts(n: Int[Array, ""], sizes: Sizes) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Entries of `set_fields` for n touched items: whichever of the two is smaller is sent."""
     as_ids = n * index_width(sizes.items) < sizes.items
     return jnp.where(as_ids, 0, sizes.items).astype(jnp.int32), jnp.where(as_ids, n, 0)

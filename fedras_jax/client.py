@@ -60,9 +60,7 @@ def autodiff(
     ) -> LocalResult:
         n_slots = rows.shape[0]
         n_blocks = -(-n_slots // batch_size)
-        blocks = [
-            _blocks(x, n_blocks, min(batch_size, n_slots)) for x in (rows, label, mask)
-        ]
+        blocks = [_blocks(x, n_blocks, min(batch_size, n_slots)) for x in (rows, label, mask)]
         params = {"private": private, "shared": shared}
         rows_state = jax.lax.map(optimizer.init, blocks[0])
 

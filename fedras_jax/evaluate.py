@@ -105,4 +105,3 @@ def check(rank: Array) -> np.ndarray:
             f"(first: client {bad[0]}): training has diverged, lower the learning rate"
         )
     return ranks
-

@@ -44,7 +44,8 @@ def factored(
     def past(coefs, vectors):
         """(coefficient block, vector, power of the decay) of every finished epoch."""
         n = len(coefs)
-        return [(c, v, decay ** (n - 1 - f)) for f, (c, v) in enumerate(zip(coefs, vectors, strict=True))]
+        powers = [decay ** (n - 1 - f) for f in range(n)]
+        return list(zip(coefs, vectors, powers, strict=True))
 
     def minibatch(private, rows, label, live, coefs, vectors):
         """One step on one minibatch: the new private vector, the rows' coefficients, the loss."""
@@ -82,15 +83,15 @@ def factored(
         mask: Bool[Array, " l"],
     ) -> LocalResult:
         live = mask.astype(rows.dtype)
-        data = [_segments(x, batch_size) for x in (rows, label, live)]
-        segments = list(zip(*data, strict=True))
+        parts = (_segments(x, batch_size) for x in (rows, label, live))
+        segments = list(zip(*parts, strict=True))
         coefs: list[tuple] = [() for _ in segments]
         vectors: list[tuple] = [() for _ in segments]
         loss = jnp.zeros(())
         for _ in range(epochs):
             loss = jnp.zeros(())
-            for s, segment in enumerate(segments):
-                private, c, v, part = run(private, *segment, coefs[s], vectors[s])
+            for s, (q, y, m) in enumerate(segments):
+                private, c, v, part = run(private, q, y, m, coefs[s], vectors[s])
                 coefs[s], vectors[s], loss = (*coefs[s], c), (*vectors[s], v), loss + part
 
         def delta(q, coefs, vectors):
@@ -100,7 +101,7 @@ def factored(
             return change.reshape(-1, q.shape[-1])
 
         change = jnp.concatenate(
-            [delta(q, c, v) for q, c, v in zip(data[0], coefs, vectors, strict=True)]
+            [delta(s[0], c, v) for s, c, v in zip(segments, coefs, vectors, strict=True)]
         )
         return LocalResult(
             private=private,

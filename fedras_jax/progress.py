@@ -37,9 +37,7 @@ def bar(spec: Spec, *, enabled: bool) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             latest.update(progress.rows[-1])
-            fields = {
-                label: f"{latest[name]:.3f}" for name, label in SHOWN if name in latest
-            }
+            fields = {label: f"{latest[name]:.3f}" for name, label in SHOWN if name in latest}
             sent = latest["up_bytes"] / max(latest["clients"], 1)
             shown.set_postfix(fields | {"up": f"{sent:,.0f} B/client"}, refresh=False)
             shown.update(len(progress.rows) - shown.n)

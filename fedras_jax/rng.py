@@ -44,9 +44,7 @@ def address(seed: int | Array, stream: Stream, *where: int | Array) -> Key[Array
     return key
 
 
-def permute(
-    key: Key[Array, ""], index: Int[Array, "*n"], size: Int[Array, ""]
-) -> Int[Array, "*n"]:
+def permute(key: Key[Array, ""], index: Int[Array, "*n"], size: Int[Array, ""]) -> Int[Array, "*n"]:
     """The images of `index` under a keyed random permutation of {0, ..., size - 1}.
 
     Swap-or-not (Hoang, Morris and Rogaway, CRYPTO 2012): in each round x and K - x (mod size) are

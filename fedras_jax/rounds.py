@@ -163,9 +163,7 @@ def federated(
         codec_key = key(rng.Stream.CODEC)
         prepared = codec.prepare(ctx, codec_key, update.items)
         k = budget.allocate(round_, who, prepared)
-        payload, codec_state = codec.encode(
-            ctx, codec_key, update.items, prepared, k, codec_state
-        )
+        payload, codec_state = codec.encode(ctx, codec_key, update.items, prepared, k, codec_state)
         weight = arrival.weigh(key(rng.Stream.ARRIVAL), member.weight) * member.mask
         decoded = codec.decode(ctx, payload)
         info = {
@@ -227,7 +225,7 @@ def federated(
             (private, codec_state),
         )
         fetched = members.mask & (state.last_sync[who] < state.round)
-        state = state.replace(
+        state = FedState(
             round=state.round + 1,
             items=items,
             public=items,

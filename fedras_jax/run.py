@@ -7,12 +7,12 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -116,7 +116,7 @@ def run(
     with bar(spec, enabled=progress) as show:
         for done in range(segment, spec.rounds + 1, segment):
             state, info = advance(state, data)
-            new = _rows(algorithm, jax.device_get(info), done - segment)
+            new = _rows(algorithm, info, done - segment)
             startup_s = startup_s or time.perf_counter() - started
             rows += new
             clients += sum(row["clients"] for row in new)
@@ -254,13 +254,13 @@ def digest(state: FedState) -> str:
 
 def _ranking(spec: Spec, split: Split, model: RecModel) -> Callable[[FedState], jax.Array]:
     """state -> ranks of the held-out items, all clients."""
-    target = split.test if spec.evaluate_on == "test" else split.valid
-    if not (target >= 0).any():
+    held_out = split.test if spec.evaluate_on == "test" else split.valid
+    if not (held_out >= 0).any():
         raise SpecError(
             f"{split.name}: no client has a {spec.evaluate_on} item, so there is nothing to "
             "evaluate: every client has too few interactions"
         )
-    target = jnp.asarray(target, jnp.int32)
+    target = jnp.asarray(held_out, jnp.int32)
 
     if split.candidates is not None:
         candidates = jnp.asarray(split.candidates, jnp.int32)
@@ -292,9 +292,10 @@ def _padded_histories(split: Split) -> np.ndarray:
 
 def _rows(algorithm: Algorithm, info: RoundInfo, first: int) -> list[dict[str, Any]]:
     """A dict a round from a segment's diagnostics."""
-    up = bits.payload_bits(algorithm.fields, info.counts_up) / 8
+    info = jax.tree.map(np.asarray, info)
+    up = bits.payload_bits(algorithm.fields, np.asarray(info.counts_up)) / 8
     down = np.where(info.fetched, algorithm.down_bits, 0) / 8
-    lossless = bits.row_bytes(algorithm.sizes, info.n_examples, algorithm.n_shared)
+    lossless = bits.row_bytes(algorithm.sizes, np.asarray(info.n_examples), algorithm.n_shared)
     rows = []
     for r in range(len(info.loss)):
         here = info.mask[r]
@@ -371,7 +372,7 @@ def _environment(mesh: Mesh | None) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": metadata.version("jaxlib"),
         "flax": flax.__version__,
         "optax": optax.__version__,
         "numpy": np.__version__,

@@ -149,7 +149,7 @@ class Spec:
         ]
 
 
-_ACCEPTED = {
+_ACCEPTED: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int,), "an integer"),
     float: ((int, float), "a number"),
     str: ((str,), "a string"),
@@ -163,7 +163,7 @@ _ACCEPTED = {
 def _check_types(spec: Spec) -> None:
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
-        types, words = _ACCEPTED[field.type]  # pyright: ignore[reportArgumentType]
+        types, words = _ACCEPTED[field.type]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise SpecError(f"{field.name} must be {words}, not {value!r}")
 

@@ -10,7 +10,6 @@ Source: FedRAS, KDD 2025, arXiv 2507.08842, for the method. Only its abstract is
 layout of the payload, the start and the number of iterations are our choice.
 """
 
-
 import jax.numpy as jnp
 
 from fedras_jax import bits, kmeans, kmeans1d
@@ -62,7 +61,8 @@ def actions(
         del ctx, key
         direction = kmeans.main_direction(delta.row, delta.mask)
         along = jnp.dot(delta.row, direction, precision=kmeans.PRECISION)
-        return Prepared(error=None, work=(kmeans1d.table(along, delta.mask, k, bins=max(64, 4 * k)), along))
+        table = kmeans1d.table(along, delta.mask, k, bins=max(64, 4 * k))
+        return Prepared(error=None, work=(table, along))
 
     def encode(ctx, key, delta, prepared, k_granted, state):
         del key

@@ -1,4 +1,4 @@
-"""The whole table's change in float32: what FedMF sends, and what every reduction is measured against.
+"""The whole table's change in float32: what FedMF sends, and what reductions are measured against.
 
 On the wire all M rows travel. On the device the payload holds only the rows that are not zero by
 construction, because no `[C, M, D]` array can exist; `counts` still says M x D.

@@ -1,0 +1,1 @@
+"""Thin binaries: flags become a Spec, a Spec becomes a run."""

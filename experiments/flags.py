@@ -1,0 +1,154 @@
+"""The flags that describe an experiment, shared by every binary.
+
+A flag carries the name of the `Spec` field that it sets, so there is nothing to translate;
+`Spec` itself checks names and values. Flags that say where and how to run are not part of it.
+"""
+
+import ast
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+
+from fedras_jax.errors import FedrasError, SpecError
+from fedras_jax.spec import Spec
+
+_DEFAULT = Spec()
+
+# Spec field -> (flag definition, help). Fields of mapping type have repeatable NAME=VALUE flags.
+_SPEC_FLAGS: dict[str, tuple[Any, str]] = {
+    "dataset": (flags.DEFINE_string, "Dataset: a known name, synthetic:UxM, or a path."),
+    "min_rating": (flags.DEFINE_float, "Keep interactions rated at least this; default: all."),
+    "k_core": (flags.DEFINE_integer, "Drop clients and items with fewer interactions."),
+    "validation": (
+        flags.DEFINE_bool,
+        "Hold out a validation item too; default: unless the dataset brings its own split.",
+    ),
+    "candidates": (flags.DEFINE_integer, "Sampled items to rank against; 0 ranks all items."),
+    "evaluate_on": (flags.DEFINE_string, "'test' or 'valid'."),
+    "model": (flags.DEFINE_string, "Recommender."),
+    "dim": (flags.DEFINE_integer, "Embedding width D."),
+    "rounds": (flags.DEFINE_integer, "Rounds."),
+    "sampler": (flags.DEFINE_string, "Who takes part: fixed_size or poisson."),
+    "cohort_size": (flags.DEFINE_integer, "Clients a round; 0: all."),
+    "local_epochs": (flags.DEFINE_integer, "Passes over a client's examples."),
+    "batch_size": (flags.DEFINE_integer, "Examples a minibatch."),
+    "client_optimizer": (flags.DEFINE_string, "Local optimizer."),
+    "client_lr": (flags.DEFINE_float, "Local step size."),
+    "weight_decay": (flags.DEFINE_float, "Local L2 weight decay."),
+    "negatives": (flags.DEFINE_integer, "Drawn negatives per training item."),
+    "codec": (flags.DEFINE_string, "What clients send."),
+    "reducer": (flags.DEFINE_string, "How payloads become one change of the table."),
+    "server_optimizer": (flags.DEFINE_string, "Server optimizer."),
+    "server_lr": (flags.DEFINE_float, "Server step size."),
+    "seed": (flags.DEFINE_integer, "Seed of training."),
+    "data_seed": (flags.DEFINE_integer, "Seed of splits and candidates."),
+    "eval_every": (flags.DEFINE_integer, "Rounds between evaluations."),
+}
+
+for _name, (_define, _help) in _SPEC_FLAGS.items():
+    _define(_name, getattr(_DEFAULT, _name), _help)
+
+MODEL_ARG = flags.DEFINE_multi_string("model_arg", [], "NAME=VALUE for the model; repeatable.")
+CODEC_ARG = flags.DEFINE_multi_string("codec_arg", [], "NAME=VALUE for the codec; repeatable.")
+SAMPLER_ARG = flags.DEFINE_multi_string("sampler_arg", [], "NAME=VALUE for the sampler.")
+CLIP_NORM = flags.DEFINE_float("clip_norm", None, "Clip every update to this L2 norm.")
+
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where your own or downloaded datasets lie.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Results folder; nothing is written without one.")
+CHUNK_SIZE = flags.DEFINE_integer("chunk_size", None, "Clients at once; default: by platform.")
+DEVICES = flags.DEFINE_integer(
+    "devices", None, "Devices that share a cohort; default: all, on CPU one for each core."
+)
+PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
+
+
+def spec_from_flags() -> Spec:
+    """The Spec that the flags describe.
+
+    Raises:
+      SpecError: a name or value that does not fit.
+    """
+    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in _SPEC_FLAGS}
+    clip = CLIP_NORM.value
+    return Spec(
+        **values,
+        model_args=parse_args("model_arg", MODEL_ARG.value),
+        codec_args=parse_args("codec_arg", CODEC_ARG.value),
+        sampler_args=parse_args("sampler_arg", SAMPLER_ARG.value),
+        transforms=() if clip is None else ({"name": "clip_norm", "max_norm": clip},),
+    )
+
+
+def parse_args(flag: str, entries: Sequence[str]) -> dict[str, Any]:
+    """`["k=16", "dtype=float16"]` as `{"k": 16, "dtype": "float16"}`: Python literals or strings.
+
+    Raises:
+      SpecError: an entry without '='.
+    """
+    parsed = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        if not equals or not name:
+            raise SpecError(f"--{flag}={entry}: expected NAME=VALUE, for example k=16")
+        try:
+            parsed[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            parsed[name] = text
+    return parsed
+
+
+def start_devices() -> Any:
+    """The mesh that `--devices` asks for, None for a single device. Call before anything else.
+
+    On CPU every device is one core: sharing a cohort over devices keeps all cores busy with
+    clients of their own, which beats splitting every small operation.
+
+    Raises:
+      SpecError: more devices asked for than there are.
+    """
+    import jax
+
+    from fedras_jax import cohort
+
+    for chatty in ("jax", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    asked = DEVICES.value
+    if asked is not None and asked < 1:
+        raise SpecError(f"--devices must be at least 1, not {asked}")
+    # Only sizes the CPU backend; where there is an accelerator, JAX prefers that.
+    jax.config.update("jax_num_cpu_devices", asked or len(os.sched_getaffinity(0)))
+    if (asked or 1) > jax.device_count():
+        raise SpecError(f"--devices={asked}, but there are {jax.device_count()}")
+    n = asked or jax.device_count()
+    return cohort.client_mesh(n) if n > 1 else None
+
+
+@contextlib.contextmanager
+def friendly_errors() -> Iterator[None]:
+    """What the user can mend is one line and exit code 2; anything else keeps its traceback."""
+    try:
+        yield
+    except FedrasError as e:
+        sys.stdout.flush()
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+
+
+def adopt() -> None:
+    """Show the shared flags in a binary's own `--help`."""
+    flags.adopt_module_key_flags(sys.modules[__name__])
+
+
+def no_arguments(argv: Sequence[str]) -> None:
+    """Refuse what is not a flag: `--codec actions` would otherwise be half lost.
+
+    Raises:
+      SpecError: there are positional arguments.
+    """
+    if len(argv) > 1:
+        raise SpecError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value")
