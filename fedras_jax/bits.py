@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from fedras_jax.types import Field, Sizes
 
@@ -45,6 +45,19 @@ def set_counts(n: Int[Array, ""], sizes: Sizes) -> tuple[Int[Array, ""], Int[Arr
     """Entries of `set_fields` for n touched items: whichever of the two is smaller is sent."""
     as_ids = n * index_width(sizes.items) < sizes.items
     return jnp.where(as_ids, 0, sizes.items).astype(jnp.int32), jnp.where(as_ids, n, 0)
+
+
+def as_sent(x: Float[Array, "*n"], dtype: str) -> Float[Array, "*n"]:
+    """x in the number format that it travels in, rounded for good.
+
+    A cast alone would not do: XLA may drop a float32 -> float16 -> float32 pair, and the
+    simulated server would then read digits that were never sent.
+    """
+    if dtype == "float16":
+        x = jax.lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
+    elif dtype == "bfloat16":
+        x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return x.astype(dtype)
 
 
 def dense_bits(sizes: Sizes, shared: int = 0) -> int:

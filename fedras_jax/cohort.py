@@ -7,7 +7,6 @@ padding is small, and one compiled program serves every cohort. Over a mesh the 
 dealt to devices like cards, so that all have equally long ones.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -164,14 +163,34 @@ def _fold_chunks(client, add, zero, broadcast, inputs, length, widths):
 
 
 def map_clients(
-    client: Callable[[PyTree], PyTree], inputs: PyTree, *, chunk: int | None = None
+    client: Callable[[PyTree], PyTree],
+    inputs: PyTree,
+    *,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> PyTree:
     """`client` on every entry of the leading axis, `chunk` of them at a time.
 
     Args:
-      client: a function of one client's inputs.
+      client: a function of one client's inputs; with a mesh it must not close over tracers.
       inputs: pytree with leading axis C.
-      chunk: clients run at once; `default_chunk()` when None. It bounds memory.
+      chunk: clients run at once on a device; `default_chunk()` when None. It bounds memory.
+      mesh: devices to share the clients; one device when None.
     """
-    n = math.prod(jax.tree.leaves(inputs)[0].shape[:1])
-    return jax.lax.map(client, inputs, batch_size=min(chunk or default_chunk(), n))
+    n = jax.tree.leaves(inputs)[0].shape[0]
+    n_devices = 1 if mesh is None else mesh.devices.size
+    share = -(-n // n_devices)
+
+    def on_device(inputs):
+        return jax.lax.map(client, inputs, batch_size=min(chunk or default_chunk(), share))
+
+    if mesh is None:
+        return on_device(inputs)
+    # Repeat the first clients so that all devices get equally many; their results are cut off.
+    fill = jnp.arange(share * n_devices) % n
+    padded = jax.tree.map(lambda x: x[fill], inputs) if fill.size != n else inputs
+    split = PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        on_device, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False
+    )(padded)
+    return jax.tree.map(lambda x: x[:n], mapped)

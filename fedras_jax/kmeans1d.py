@@ -20,7 +20,6 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 REFINEMENTS = 4  # levels of bins
-ABOVE_ONE = 1.0 + 2.0**-20  # the last bin takes the maximum too
 POLISH = 3
 
 
@@ -62,13 +61,12 @@ def table(
     Args:
       values: f32[N]. mask: bool[N]. weights: f32[N] or None for ones.
       n_clusters: static maximum K.
-      bins: static number of bins B; eight a cluster, and at least 64, when None.
+      bins: static number of bins B; ten a cluster, and at least 64, when None.
     """
-    bins = bins or max(64, 8 * n_clusters)
+    bins = bins or max(64, 10 * n_clusters)
     weight = mask.astype(values.dtype) if weights is None else weights * mask
     centre, scale, unit = _standardise(values, mask)
-    low, high = _adaptive_bins(unit, weight, bins)
-    member = _inside(unit, low, high) * weight
+    member = _member(unit, _adaptive_bins(unit, weight, bins)) * weight
     mass = member.sum(1)
     mean = jnp.dot(member, unit, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(mass, 1e-30)
     cost = _interval_costs(mass, mean)
@@ -148,12 +146,18 @@ def _standardise(values, mask):
     return low, scale, jnp.where(mask, (values - low) / scale, 0.0)
 
 
-def _inside(unit: Float[Array, " n"], low: Float[Array, " b"], high: Float[Array, " b"]) -> Array:
-    return ((unit >= low[:, None]) & (unit < high[:, None])).astype(unit.dtype)
+def _member(unit: Float[Array, " n"], low: Float[Array, " b"]) -> Float[Array, "b n"]:
+    """One-hot f32[B, N] of the last bin that begins at or below each value.
+
+    Counting edges puts every value into exactly one bin, however the edges were rounded; values
+    below the first edge belong to the first bin.
+    """
+    label = jnp.sum(unit >= low[1:, None], axis=0)
+    return (jnp.arange(low.shape[0])[:, None] == label).astype(unit.dtype)
 
 
 def _adaptive_bins(unit: Float[Array, " n"], weight: Float[Array, " n"], bins: int):
-    """Bins [low, high) of [0, 1], dense where clusters will be; unused ones lie at infinity.
+    """Lower edges of bins of [0, 1], dense where clusters will be; unused bins lie at infinity.
 
     Starts from few even bins. Each refinement drops the empty ones and splits the others, a bin
     getting parts in proportion to mass^(1/3) x width^(2/3) (Panter and Dite). Bins are split and
@@ -161,10 +165,10 @@ def _adaptive_bins(unit: Float[Array, " n"], weight: Float[Array, " n"], bins: i
     an outlier costs a bin or two instead of the whole resolution.
     """
     edge = jnp.linspace(0.0, 1.0, bins // REFINEMENTS + 1)
-    low, high = edge[:-1], edge[1:].at[-1].set(ABOVE_ONE)
+    low, high = edge[:-1], edge[1:]
     for level in range(1, REFINEMENTS):
         size = bins * (level + 1) // REFINEMENTS
-        mass = jnp.dot(_inside(unit, low, high), weight)
+        mass = jnp.dot(_member(unit, low), weight)
         filled = mass > 0
         share = jnp.where(filled, jnp.cbrt(mass * (high - low) ** 2), 0)
         running = jnp.dot(jnp.tril(jnp.ones((share.shape[0],) * 2)), share)
@@ -173,7 +177,7 @@ def _adaptive_bins(unit: Float[Array, " n"], weight: Float[Array, " n"], bins: i
             jnp.floor(running / jnp.maximum(running[-1], 1e-30) * spare), prepend=0.0
         ).astype(jnp.int32)
         low, high = _split(low, high, parts, size)
-    return low, high
+    return low
 
 
 def _split(low: Float[Array, " a"], high: Float[Array, " a"], parts: Int[Array, " a"], size: int):

@@ -1,7 +1,7 @@
 """FedRAS: the delta's rows, clustered; K centroids travel and one action index an item.
 
 Clustering starts from the near-exact one-dimensional solution along the delta's main direction.
-A client's rows are nearly multiples of one vector, so this start is nearly the answer, and two
+A client's rows are nearly multiples of one vector, so this start is nearly the answer, and four
 Lloyd steps at full width end below ten from k-means++ (`benchmarks/distortion.py` measures it).
 
 The server can read: which items were touched, and each one's centroid.
@@ -17,7 +17,7 @@ from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, Field, ItemDelta, Payload, Prepared
 
 INDICES = ("touched", "items")
-DTYPES = {"float32": jnp.float32, "float16": jnp.float16}
+DTYPES = ("float32", "float16")
 
 
 def actions(
@@ -25,7 +25,7 @@ def actions(
     *,
     index: str = "touched",
     dtype: str = "float32",
-    iterations: int = 2,
+    iterations: int = 4,
 ) -> Codec:
     """K full-width actions and an index.
 
@@ -44,7 +44,7 @@ def actions(
     if index not in INDICES:
         raise SpecError(f"actions: index must be one of {list(INDICES)}, not {index!r}")
     if dtype not in DTYPES:
-        raise SpecError(f"actions: dtype must be one of {sorted(DTYPES)}, not {dtype!r}")
+        raise SpecError(f"actions: dtype must be one of {list(DTYPES)}, not {dtype!r}")
     if not 1 <= k <= 65535:
         raise SpecError(f"actions: k must be 1 to 65535, not {k}")
     if iterations < 0:
@@ -75,7 +75,7 @@ def actions(
         start = jnp.dot(member, delta.row, precision=kmeans.PRECISION) / size
         found = kmeans.lloyd(delta.row, delta.mask, start, k=k_used, iterations=iterations)
         used = jnp.arange(k)[:, None] < k_used
-        centroid = jnp.where(used, found.centroid, 0).astype(DTYPES[dtype])
+        centroid = bits.as_sent(jnp.where(used, found.centroid, 0), dtype)
         data = {"item": delta.item, "label": found.label, "mask": delta.mask, "centroid": centroid}
         return Payload(data, counts(n, k_used, ctx.sizes)), state
 

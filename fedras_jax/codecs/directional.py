@@ -16,7 +16,7 @@ from fedras_jax import bits, kmeans, kmeans1d
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, Field, ItemDelta, Payload, Prepared
 
-DTYPES = {"float32": jnp.float32, "float16": jnp.float16}
+DTYPES = ("float32", "float16")
 
 
 def directional(k: int = 16, *, dtype: str = "float16") -> Codec:
@@ -31,7 +31,7 @@ def directional(k: int = 16, *, dtype: str = "float16") -> Codec:
       SpecError: an unknown dtype, or k out of range.
     """
     if dtype not in DTYPES:
-        raise SpecError(f"directional: dtype must be one of {sorted(DTYPES)}, not {dtype!r}")
+        raise SpecError(f"directional: dtype must be one of {list(DTYPES)}, not {dtype!r}")
     if not 1 <= k <= 65535:
         raise SpecError(f"directional: k must be 1 to 65535, not {k}")
 
@@ -46,7 +46,7 @@ def directional(k: int = 16, *, dtype: str = "float16") -> Codec:
 
     def prepare(ctx, key, delta):
         del ctx, key
-        direction = kmeans.main_direction(delta.row, delta.mask).astype(DTYPES[dtype])
+        direction = bits.as_sent(kmeans.main_direction(delta.row, delta.mask), dtype)
         sent = direction.astype(jnp.float32)
         length = jnp.maximum(jnp.sum(sent * sent), 1e-30)
         along = jnp.dot(delta.row, sent, precision=kmeans.PRECISION) / length
@@ -62,7 +62,7 @@ def directional(k: int = 16, *, dtype: str = "float16") -> Codec:
         n = delta.mask.sum(dtype=jnp.int32)
         k_used = jnp.minimum(k_granted, n)
         found = kmeans1d.levels(table, along, delta.mask, k_used)
-        level = jnp.where(jnp.arange(k) < k_used, found.level, 0).astype(DTYPES[dtype])
+        level = bits.as_sent(jnp.where(jnp.arange(k) < k_used, found.level, 0), dtype)
         data = {
             "item": delta.item,
             "label": found.label,
