@@ -17,6 +17,8 @@ from experiments import flags
 from fedras_jax.errors import SpecError
 from fedras_jax.spec import Spec
 
+absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
+
 ARM = absl_flags.DEFINE_multi_string(
     "arm",
     ["dense", "actions:k=16", "directional:k=16"],
@@ -84,5 +86,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.adopt()
     app.run(main)

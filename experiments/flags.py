@@ -139,11 +139,6 @@ def friendly_errors() -> Iterator[None]:
         sys.exit(2)
 
 
-def adopt() -> None:
-    """Show the shared flags in a binary's own `--help`."""
-    flags.adopt_module_key_flags(sys.modules[__name__])
-
-
 def no_arguments(argv: Sequence[str]) -> None:
     """Refuse what is not a flag: `--codec actions` would otherwise be half lost.
 

@@ -10,8 +10,11 @@ of flags live in experiments/configs: --flagfile=experiments/configs/ml1m_action
 import json
 
 from absl import app
+from absl import flags as absl_flags
 
 from experiments import flags
+
+absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 
 
 def main(argv: list[str]) -> None:
@@ -33,5 +36,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.adopt()
     app.run(main)

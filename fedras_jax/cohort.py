@@ -1,10 +1,11 @@
 """The one place that batches, chunks and shards clients.
 
-Everything else is written for one client. Here a cohort's clients are sorted by length and cut
-into chunks; every chunk is `vmap`ped at a width that fits its longest client, out of a few static
-widths; and the chunks of one width form a loop whose trip count is traced. So nothing is dropped,
-padding is small, and one compiled program serves every cohort. Over a mesh the sorted clients are
-dealt to devices like cards, so that all have equally long ones.
+Everything else is written for one client. Here a cohort's clients are sorted by length and run in
+chunks; every chunk is `vmap`ped at a width that fits its longest client, out of a few static
+widths; and the chunks of one width form a loop whose trip count is traced. Shorter clients fill
+up the last chunk of a wider loop. So nothing is dropped, padding is small, memory is bounded, and
+one compiled program serves every cohort. Over a mesh the sorted clients are dealt to devices like
+cards, so that all have equally long ones.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from fedras_jax.types import PyTree
 
 AXIS = "clients"
 
-# Clients per chunk. On CPU a chunk's rows should stay in cache; accelerators want width.
-# benchmarks/round.py --chunks measures it.
-CHUNK = {"cpu": 4, "gpu": 256, "tpu": 256}
+# Clients per chunk at the narrowest width. On CPU a chunk's rows should stay in cache;
+# accelerators want many. `benchmarks/round.py --chunk` measures it.
+CHUNK = {"cpu": 16, "gpu": 512, "tpu": 512}
 
 
 def default_chunk() -> int:
@@ -69,6 +70,11 @@ def plan_widths(lengths: np.ndarray, n_widths: int = 5, multiple: int = 64) -> t
     return tuple(sorted(widths))
 
 
+def chunk_sizes(widths: tuple[int, ...], chunk: int) -> tuple[int, ...]:
+    """Clients per chunk at each width: `chunk` at the narrowest, and no more rows at the others."""
+    return tuple(max(1, chunk * widths[0] // width) for width in widths)
+
+
 def fold_clients(
     client: Callable[..., tuple[PyTree, PyTree]],
     add: Callable[[PyTree, PyTree], PyTree],
@@ -89,38 +95,38 @@ def fold_clients(
       zero: the empty accumulator; accumulators of disjoint clients add up leaf by leaf.
       broadcast: what every client reads.
       inputs: pytree with leading axis C.
-      length: i32[C], examples of each client; slots of length 0 are not run as long as they
-        fill whole chunks, and a client must send nothing when it is run with length 0.
+      length: i32[C], examples of each client. Slots of length 0 may or may not be run, and must
+        send nothing when they are.
       widths: static, ascending; the last is at least every length.
-      chunk: clients run at once on one device.
+      chunk: clients run at once on one device, at the narrowest width; see `chunk_sizes`.
       mesh: devices to share the clients; one device when None.
 
     Returns:
       The accumulator over all clients, and `kept` with leading axis C in the order of `inputs`
-      (zeros for slots that were not run).
+      (unspecified in slots of length 0).
     """
     n = length.shape[0]
     n_devices = 1 if mesh is None else mesh.devices.size
-    chunk = min(chunk, -(-n // n_devices))
-    n_chunks = -(-n // (n_devices * chunk))
-    pad = n_devices * n_chunks * chunk - n
-
+    share = -(-n // n_devices)
+    # A chunk may reach beyond the last client by all but one of its slots.
+    slots = share + min(chunk, share) - 1
     order = jnp.argsort(-length, stable=True)
 
     def deal(x):
-        """[C, ...] -> [devices, chunks, chunk, ...], the longest clients first on each device."""
-        x = jnp.pad(x[order], [(0, pad)] + [(0, 0)] * (x.ndim - 1))
-        dealt = x.reshape(n_chunks * chunk, n_devices, *x.shape[1:]).swapaxes(0, 1)
-        return dealt.reshape(n_devices, n_chunks, chunk, *x.shape[1:])
+        """[C, ...] -> [devices, slots, ...], the longest clients first on each device."""
+        x = jnp.pad(x[order], [(0, share * n_devices - n)] + [(0, 0)] * (x.ndim - 1))
+        x = x.reshape(share, n_devices, *x.shape[1:]).swapaxes(0, 1)
+        return jnp.pad(x, [(0, 0), (0, slots - share)] + [(0, 0)] * (x.ndim - 2))
 
     def collect(x):
-        x = x.reshape(n_devices, n_chunks * chunk, *x.shape[3:]).swapaxes(0, 1)
-        x = x.reshape(-1, *x.shape[2:])[:n]
+        x = x[:, :share].swapaxes(0, 1).reshape(share * n_devices, *x.shape[2:])[:n]
         return jnp.zeros_like(x).at[order].set(x, unique_indices=True)
 
     def on_device(broadcast, inputs, length):
         inputs, length = jax.tree.map(lambda x: x[0], (inputs, length))
-        acc, kept = _fold_chunks(client, add, zero, broadcast, inputs, length, widths)
+        acc, kept = _fold_chunks(
+            client, add, zero, broadcast, inputs, length, widths, min(chunk, share)
+        )
         if mesh is not None:
             acc = jax.lax.psum(acc, AXIS)
         return acc, jax.tree.map(lambda x: x[None], kept)
@@ -138,27 +144,32 @@ def fold_clients(
     return acc, jax.tree.map(collect, kept)
 
 
-def _fold_chunks(client, add, zero, broadcast, inputs, length, widths):
-    """`fold_clients` on one device: inputs and length have axes [chunks, chunk], longest first."""
-    longest = length[:, 0]
+def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk):
+    """`fold_clients` on one device: inputs and length have a leading axis of slots, longest first."""
 
-    def run(width, i):
-        one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), inputs)
-        return jax.vmap(lambda x: client(width, broadcast, x))(one)
+    def run(width, start, size):
+        some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)
+        return jax.vmap(lambda one: client(width, broadcast, one))(some)
 
-    shapes = jax.eval_shape(lambda: run(widths[0], 0)[1])
-    carry = (zero, jax.tree.map(lambda s: jnp.zeros((len(length), *s.shape), s.dtype), shapes))
-    end = jnp.int32(0)
-    for width, narrower in reversed(list(zip(widths, (0, *widths[:-1]), strict=True))):
+    shapes = jax.eval_shape(lambda: run(widths[0], 0, 1)[1])
+    n_slots = length.shape[0]
+    kept = jax.tree.map(lambda s: jnp.zeros((n_slots, *s.shape[1:]), s.dtype), shapes)
+    carry, done = (zero, kept), jnp.int32(0)
+    sizes = chunk_sizes(widths, chunk)
+    narrower = (0, *widths[:-1])
+    for width, size, below in reversed(list(zip(widths, sizes, narrower, strict=True))):
 
-        def body(i, carry, width=width):
+        def body(i, carry, width=width, size=size, first=done):
             acc, kept = carry
-            sent, keep = run(width, i)
-            write = jax.lax.dynamic_update_index_in_dim
-            return add(acc, sent), jax.tree.map(lambda a, x: write(a, x, i, 0), kept, keep)
+            start = first + i * size
+            sent, new = run(width, start, size)
+            write = jax.lax.dynamic_update_slice_in_dim
+            return add(acc, sent), jax.tree.map(lambda a, x: write(a, x, start, 0), kept, new)
 
-        begin, end = end, jnp.sum(longest > narrower, dtype=jnp.int32)
-        carry = jax.lax.fori_loop(begin, end, body, carry)
+        reach = jnp.sum(length > below, dtype=jnp.int32)
+        trips = (jnp.maximum(reach - done, 0) + size - 1) // size
+        carry = jax.lax.fori_loop(0, trips, body, carry)
+        done = done + trips * size
     return carry
 
 

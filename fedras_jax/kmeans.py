@@ -182,22 +182,22 @@ def main_direction(
 ) -> Float[Array, " d"]:
     """Unit vector v that comes close to minimising sum |x - (x.v) v|^2, by power iteration.
 
-    Starts from the longest point, so it needs no key; zero points give the zero vector. Each
-    step costs two passes over the points and shrinks what is off the direction by the ratio of
-    the second to the first squared singular value, which is small for a client's delta.
+    Starts from the point with the largest entry, so it needs no key; zero points give the zero
+    vector. Each step costs two passes over the points and shrinks what is off the direction by
+    the ratio of the second to the first squared singular value, which is small for a client's
+    delta.
 
     Args:
       points: f32[N, D]. mask: bool[N].
       iterations: static number of power steps.
     """
     points = jnp.where(mask[:, None], points, 0)
-    length = jnp.sum(points * points, axis=1)
-    v = points[jnp.argmax(length)]
+    v = points[jnp.argmax(jnp.max(jnp.abs(points), axis=1))]
 
     def step(_, v):
-        v = _unit(v)
-        along = jnp.dot(points, v, precision=PRECISION)
-        return jnp.dot(along, points, precision=PRECISION)
+        along = jnp.dot(points, _unit(v), precision=PRECISION)
+        top = jnp.max(jnp.abs(along))  # as in `_unit`: products of tiny entries would underflow
+        return jnp.dot(along / jnp.where(top > 0, top, 1), points, precision=PRECISION)
 
     return _unit(jax.lax.fori_loop(0, iterations, step, v))
 

@@ -1,0 +1,24 @@
+"""What must happen before the library is imported, in every test.
+
+An import hook checks every annotated shape and type at each call, in the whole suite. Eight CPU
+devices exist, so that sharding can be tested without any other.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from jaxtyping import install_import_hook
+
+if any(name.split(".")[0] == "fedras_jax" for name in sys.modules):
+    raise RuntimeError("fedras_jax was imported before the type checks could be installed")
+
+# Neither `data`, which annotates no shapes and holds a protocol that cannot be checked, nor
+# `types`, whose bundles grow axes and hold anything that a tree may: NumPy arrays, shapes, specs;
+# nor `spec`, which checks its own types, with messages for users.
+_PACKAGE = Path(__file__).parents[1] / "fedras_jax"
+_CHECKED = [p.stem for p in _PACKAGE.glob("*.py") if p.stem not in ("__init__", "spec", "types")]
+install_import_hook(
+    [f"fedras_jax.{name}" for name in (*_CHECKED, "codecs", "models")], "typecheck.checked"
+)
+jax.config.update("jax_num_cpu_devices", 8)

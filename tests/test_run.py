@@ -1,0 +1,168 @@
+import json
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import fedras_jax
+from fedras_jax import bits, cohort, metrics
+from fedras_jax.errors import DivergedError, ResultsError, SpecError
+from fedras_jax.spec import Spec
+from fedras_jax.types import Sizes
+
+SMALL = Spec(
+    dataset="synthetic:60x90x12",
+    dim=8,
+    rounds=6,
+    eval_every=2,
+    cohort_size=10,
+    batch_size=32,
+    codec="actions",
+    codec_args={"k": 4},
+    candidates=20,
+)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return cohort.client_mesh(1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, mesh):
+    workdir = tmp_path_factory.mktemp("run") / "here"
+    return workdir, fedras_jax.run(SMALL, workdir=workdir, mesh=mesh)
+
+
+def test_summary_holds_what_is_documented(finished):
+    workdir, result = finished
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(result.summary))
+    assert set(summary) == {
+        "spec",
+        "rounds",
+        "metrics",
+        "payload",
+        "clients",
+        "speed",
+        "env",
+        "state_digest",
+    }
+    assert Spec.from_json(summary["spec"]) == SMALL
+    assert {"hr@10", "ndcg@10", "mrr@10"} <= set(summary["metrics"])
+    assert {"clients_per_s", "compile_s", "startup_s"} == set(summary["speed"])
+    assert len(summary["state_digest"]) == 64
+
+
+def test_rounds_and_ranks_are_saved(finished):
+    workdir, result = finished
+    rounds = pq.read_table(workdir / "rounds.parquet").to_pylist()
+    assert [row["round"] for row in rounds] == [1, 2, 3, 4, 5, 6]
+    assert [row["hr@10"] is not None for row in rounds] == [False, True] * 3
+    assert all(row["clients"] == row["arrived"] == 10 for row in rounds)
+    ranks = pq.read_table(workdir / "ranks.parquet")
+    assert ranks["rank"].to_pylist() == result.ranks.tolist()
+    assert metrics.ndcg(result.ranks, 10) == result.summary["metrics"]["ndcg@10"]
+
+
+def test_payload_figures_follow_from_the_rounds(finished):
+    _, result = finished
+    payload, sizes = result.summary["payload"], Sizes(90, 8)
+    assert payload["dense_bytes"] == bits.dense_bits(sizes) / 8 == 16 + 90 * 8 * 4
+    up = sum(row["up_bytes"] for row in result.rounds) / 60
+    assert payload["up_bytes_mean"] == pytest.approx(up)
+    assert payload["up_reduction"] == pytest.approx(1 - up / payload["dense_bytes"])
+    # Every client must fetch the table of the round, which is dense.
+    assert payload["down_bytes_mean"] == payload["dense_bytes"]
+    assert payload["total_reduction"] == pytest.approx(payload["up_reduction"] / 2)
+
+
+def test_same_seed_same_result_and_another_seed_another(finished, mesh):
+    _, result = finished
+    again = fedras_jax.run(SMALL, mesh=mesh)
+    assert again.summary["state_digest"] == result.summary["state_digest"]
+    assert again.rounds == result.rounds
+    other = fedras_jax.run(SMALL.replace(seed=1), mesh=mesh)
+    assert other.summary["state_digest"] != result.summary["state_digest"]
+
+
+def test_how_often_it_is_evaluated_changes_nothing_else(finished, mesh):
+    _, result = finished
+    seldom = fedras_jax.run(SMALL.replace(eval_every=6), mesh=mesh)
+    # Segments of another length are another program, so sums may differ in the last place.
+    np.testing.assert_allclose(seldom.state.items, result.state.items, atol=1e-5)
+    assert seldom.summary["payload"] == result.summary["payload"]
+
+
+def test_full_ranking_validation_item_shared_parameters_and_poisson(mesh):
+    spec = SMALL.replace(
+        model="gmf",
+        candidates=0,
+        evaluate_on="valid",
+        sampler="poisson",
+        sampler_args={"rate": 0.2},
+        server_optimizer="adam",
+        server_lr=0.01,
+        rounds=2,
+        transforms=({"name": "clip_norm", "max_norm": 1.0},),
+    )
+    result = fedras_jax.run(spec, mesh=mesh)
+    assert result.ranks.max() > 21  # among all unseen items, not 20 candidates
+    # h and b travel down and up: 8 + 1 floats more than the table.
+    assert result.summary["payload"]["dense_bytes"] == 16 + 4 * (90 * 8 + 9)
+    assert not np.allclose(result.state.shared["weight"], 1.0)
+
+
+def test_all_clients_take_part_when_cohort_size_is_0(mesh):
+    result = fedras_jax.run(SMALL.replace(cohort_size=0, rounds=1), mesh=mesh)
+    assert result.rounds[0]["clients"] == 60
+    assert (np.asarray(result.state.last_sync) == 0).all()
+
+
+def test_learns(mesh):
+    """Training beats the untrained table, whose ranks are uniform: HR@10 = 10/21 = .48."""
+    spec = SMALL.replace(rounds=60, eval_every=60, codec="dense", codec_args={})
+    assert fedras_jax.run(spec, mesh=mesh).summary["metrics"]["hr@10"] > 0.6
+
+
+def test_another_spec_is_not_overwritten(finished, mesh):
+    workdir, _ = finished
+    before = {p.name: p.read_bytes() for p in workdir.iterdir()}
+    with pytest.raises(ResultsError, match=r"already holds another experiment \(seed: 0, not 9\)"):
+        fedras_jax.run(SMALL.replace(seed=9), workdir=workdir, mesh=mesh)
+    assert {p.name: p.read_bytes() for p in workdir.iterdir()} == before
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("irreplaceable")
+    with pytest.raises(ResultsError, match="is not empty and holds no run"):
+        fedras_jax.run(SMALL, workdir=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_broken_spec_file_is_not_overwritten(tmp_path):
+    (tmp_path / "spec.json").write_text("{")
+    with pytest.raises(ResultsError, match="cannot be read as a Spec"):
+        fedras_jax.run(SMALL, workdir=tmp_path)
+
+
+def test_divergence_stops_names_the_round_and_keeps_what_was_written(tmp_path, mesh):
+    spec = SMALL.replace(client_lr=1e9, rounds=40, eval_every=20, codec="dense", codec_args={})
+    with pytest.raises(DivergedError, match=r"round \d+.*diverged"):
+        fedras_jax.run(spec, workdir=tmp_path / "here", mesh=mesh)
+    assert (tmp_path / "here/rounds.parquet").exists()
+    assert not (tmp_path / "here/summary.json").exists()
+
+
+def test_a_cohort_larger_than_the_clients_is_refused_before_compilation(monkeypatch):
+    monkeypatch.setattr(jax, "jit", lambda *a, **k: pytest.fail("compiled"))
+    with pytest.raises(SpecError, match="cohort of 61 clients, but there are 60"):
+        fedras_jax.run(SMALL.replace(cohort_size=61))
+
+
+def test_nothing_to_evaluate_is_an_error():
+    clients = np.arange(5)
+    lonely = fedras_jax.data.Interactions.from_columns(clients, clients, name="lonely")
+    with pytest.raises(SpecError, match="lonely: no client has a test item"):
+        fedras_jax.run(SMALL.replace(cohort_size=2), interactions=lonely)

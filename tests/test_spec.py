@@ -1,0 +1,67 @@
+import json
+import math
+
+import pytest
+
+from fedras_jax.errors import SpecError
+from fedras_jax.spec import Spec
+
+
+def test_round_trips_through_json():
+    spec = Spec(
+        codec="directional",
+        codec_args={"k": 4, "dtype": "float32"},
+        transforms=({"name": "clip_norm", "max_norm": 2.0},),
+        sampler_args={},
+        seed=7,
+    )
+    assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_digest_names_the_experiment_and_not_its_length():
+    spec = Spec()
+    assert spec.replace(rounds=7, eval_every=3).digest() == spec.digest()
+    assert spec.replace(seed=1).digest() != spec.digest()
+    assert spec.replace(codec_args={"k": 4}).digest() != spec.digest()
+
+
+def test_differences_name_the_fields():
+    assert Spec(seed=1).differences(Spec(seed=2, rounds=9)) == ["seed: 2, not 1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codec": "zip"}, "unknown codec 'zip': choose one of actions, dense, directional, rows"),
+        ({"model": "gcn"}, "unknown model 'gcn': choose one of gmf, mf"),
+        ({"reducer": "sum"}, "unknown reducer 'sum': choose one of cohort_mean, touched_mean"),
+        ({"sampler": "all"}, "unknown sampler 'all': choose one of fixed_size, poisson"),
+        ({"client_optimizer": "lion"}, "unknown client_optimizer 'lion': choose one of adamw, sgd"),
+        ({"server_optimizer": "x"}, "unknown server_optimizer 'x': choose one of adagrad, adam"),
+        ({"codec_args": {"q": 3}}, "its arguments are: k=16, index='touched', dtype='float32'"),
+        ({"codec": "dense", "codec_args": {"k": 3}}, "its arguments are: none"),
+        ({"codec_args": {"k": 0}}, "actions: k must be 1 to 65535, not 0"),
+        ({"codec_args": {"k": "many"}}, "codec 'actions' with {'k': 'many'}"),
+        ({"codec_args": {"dtype": "int3"}}, "dtype must be one of ['float32', 'float16']"),
+        ({"rounds": 0}, "rounds must be at least 1, not 0"),
+        ({"rounds": 2.5}, "rounds must be an integer, not 2.5"),
+        ({"rounds": True}, "rounds must be an integer, not True"),
+        ({"client_lr": math.nan}, "client_lr must be at least 0.0, not nan"),
+        ({"weight_decay": -1.0}, "weight_decay must be a number >= 0, not -1.0"),
+        ({"cohort_size": -5}, "cohort_size must be at least 0, not -5"),
+        ({"seed": 2**31}, "seeds must be below 2**31"),
+        ({"evaluate_on": "train"}, "evaluate_on must be one of ('test', 'valid')"),
+        ({"evaluate_on": "valid", "validation": False}, "needs a validation item"),
+        ({"transforms": ({"max_norm": 1.0},)}, "transforms: each needs a name"),
+        ({"transforms": ({"name": "noise"},)}, "unknown transform 'noise'"),
+    ],
+)
+def test_refuses(changes, message):
+    with pytest.raises(SpecError) as e:
+        Spec(**changes)
+    assert message in str(e.value)
+
+
+def test_unknown_field_lists_those_that_exist():
+    with pytest.raises(SpecError, match="unknown field 'learning_rate' in a Spec: it has dataset,"):
+        Spec.from_json({"learning_rate": 0.1})
