@@ -1,0 +1,39 @@
+"""What the documentation says runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fedras_jax import registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/functional.md"]
+
+
+def _blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = _blocks(page)
+    assert blocks
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")))
+def test_files_that_a_page_names_exist(page):
+    named = re.findall(
+        r"`((?:fedras_jax|experiments|benchmarks|tests|docs)/[\w./]+\.\w+)`", page.read_text()
+    )
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_every_codec_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in registry.CODECS if f"`{name}`" not in text] == []
