@@ -145,7 +145,7 @@ def fold_clients(
 
 
 def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk):
-    """`fold_clients` on one device: inputs and length have a leading axis of slots, longest first."""
+    """`fold_clients` on one device: leading axes are slots, longest first."""
 
     def run(width, start, size):
         some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)

@@ -18,10 +18,6 @@ from fedras_jax.types import LocalResult, LocalTraining
 
 PRECISION = jax.lax.Precision.HIGHEST
 
-# Up to this many minibatches are written out one after another (XLA fuses static slices); longer
-# histories loop over them, so that compile time does not grow with the longest client.
-UNROLLED = 8
-
 
 def factored(
     lr: float | Array,
@@ -114,10 +110,7 @@ def factored(
 
 
 def _segments(x: Array, size: int) -> list[Array]:
-    """x cut into minibatches: a list of single ones, or one stack and the remainder."""
-    n = x.shape[0]
-    if n <= UNROLLED * size:
-        return [x[i : i + size] for i in range(0, n, size)]
-    whole = n // size
+    """x cut into minibatches: a stack of whole ones, where there are any, and the remainder."""
+    whole = x.shape[0] // size
     stack = x[: whole * size].reshape(whole, size, *x.shape[1:])
-    return [stack, x[whole * size :]] if n % size else [stack]
+    return [part for part in (stack, x[whole * size :]) if part.shape[0]]

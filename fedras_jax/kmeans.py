@@ -89,6 +89,16 @@ def _member(label: Int[Array, " n"], centroid: Float[Array, "k d"]) -> Float[Arr
     return (jnp.arange(centroid.shape[0])[:, None] == label).astype(centroid.dtype)
 
 
+def means(
+    points: Float[Array, "n d"], mask: Bool[Array, " n"], label: Int[Array, " n"], n_clusters: int
+) -> Float[Array, "k d"]:
+    """Mean of each cluster's unmasked points; zero for clusters without any."""
+    member = (jnp.arange(n_clusters)[:, None] == label) * mask.astype(points.dtype)
+    total = member.sum(1, keepdims=True)
+    sums = jnp.dot(member, points, precision=PRECISION)
+    return sums / jnp.where(total > 0, total, 1)
+
+
 def random_rows(
     key: Key[Array, ""], points: Float[Array, "n d"], mask: Bool[Array, " n"], n_clusters: int
 ) -> Float[Array, "k d"]:
@@ -177,29 +187,58 @@ def kmeans(
     return jax.tree.map(lambda x: x[best], found)
 
 
-def main_direction(
-    points: Float[Array, "n d"], mask: Bool[Array, " n"], iterations: int = 2
-) -> Float[Array, " d"]:
-    """Unit vector v that comes close to minimising sum |x - (x.v) v|^2, by power iteration.
+def main_directions(
+    points: Float[Array, "n d"], mask: Bool[Array, " n"], rank: int, iterations: int = 2
+) -> Float[Array, "r d"]:
+    """Orthonormal vectors that span most of the points, the strongest first.
 
-    Starts from the point with the largest entry, so it needs no key; zero points give the zero
-    vector. Each step costs two passes over the points and shrinks what is off the direction by
-    the ratio of the second to the first squared singular value, which is small for a client's
-    delta.
+    Orthogonal iteration (the power method for several vectors at once) from the longest point
+    (by its largest entry) of each of `rank` stretches of the list, so it needs no key. What is
+    off the span shrinks with every step by the ratio of squared singular values, which is small
+    for a client's delta: its rows are combinations of few vectors. Directions that don't exist
+    are zero vectors.
 
     Args:
       points: f32[N, D]. mask: bool[N].
-      iterations: static number of power steps.
+      rank: static number of directions r.
+      iterations: static number of steps; each costs two passes over the points.
     """
     points = jnp.where(mask[:, None], points, 0)
-    v = points[jnp.argmax(jnp.max(jnp.abs(points), axis=1))]
+    n = points.shape[0]
+    stretch = -(-n // rank)
+    length = jnp.pad(jnp.max(jnp.abs(points), axis=1), (0, stretch * rank - n))
+    longest = jnp.argmax(length.reshape(rank, stretch), axis=1) + stretch * jnp.arange(rank)
+    # The longest of all comes first: it alone decides how fast the first direction is found.
+    longest = longest[jnp.argsort(-length[longest])]
+    start = points[jnp.minimum(longest, n - 1)]
 
-    def step(_, v):
-        along = jnp.dot(points, _unit(v), precision=PRECISION)
-        top = jnp.max(jnp.abs(along))  # as in `_unit`: products of tiny entries would underflow
-        return jnp.dot(along / jnp.where(top > 0, top, 1), points, precision=PRECISION)
+    def step(_, basis):
+        along = jnp.dot(points, _orthonormal(basis).T, precision=PRECISION)
+        top = jnp.max(jnp.abs(along), axis=0)  # products of tiny entries would underflow
+        return jnp.dot((along / jnp.where(top > 0, top, 1)).T, points, precision=PRECISION)
 
-    return _unit(jax.lax.fori_loop(0, iterations, step, v))
+    return _orthonormal(jax.lax.fori_loop(0, iterations, step, start))
+
+
+def main_direction(
+    points: Float[Array, "n d"], mask: Bool[Array, " n"], iterations: int = 2
+) -> Float[Array, " d"]:
+    """Unit vector v that nearly minimises sum |x - (x.v) v|^2; zero for zero points."""
+    return main_directions(points, mask, 1, iterations)[0]
+
+
+def _orthonormal(basis: Float[Array, "r d"]) -> Float[Array, "r d"]:
+    """Gram and Schmidt's, in order; a vector that adds nothing becomes zero."""
+    done: list[Array] = []
+    for v in basis:
+        v = _unit(v)
+        for _ in range(2):  # once more, because the first remainder may be mostly rounding
+            for u in done:
+                v = v - jnp.dot(u, v, precision=PRECISION) * u
+            # Of a unit vector, less than this is rounding and no direction.
+            v = _unit(jnp.where(jnp.sum(v * v) > 1e-13, v, 0))
+        done.append(v)
+    return jnp.stack(done)
 
 
 def _unit(v: Float[Array, " d"]) -> Float[Array, " d"]:
