@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+PRECISION = jax.lax.Precision.HIGHEST
 REFINEMENTS = 4  # levels of bins
 POLISH = 3
 
@@ -66,9 +67,9 @@ def table(
     bins = bins or max(64, 10 * n_clusters)
     weight = mask.astype(values.dtype) if weights is None else weights * mask
     centre, scale, unit = _standardise(values, mask)
-    member = _member(unit, _adaptive_bins(unit, weight, bins)) * weight
-    mass = member.sum(1)
-    mean = jnp.dot(member, unit, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(mass, 1e-30)
+    member = _member(unit, _adaptive_bins(unit, weight, bins))
+    mass = jnp.dot(member, weight, precision=PRECISION)
+    mean = jnp.dot(member, weight * unit, precision=PRECISION) / jnp.maximum(mass, 1e-30)
     cost = _interval_costs(mass, mean)
 
     start = jnp.full(bins + 1, jnp.inf).at[0].set(0.0)
@@ -79,7 +80,7 @@ def table(
 
     _, rest = jax.lax.scan(one_more, start, length=n_clusters)
     best = jnp.concatenate([start[None], rest])
-    within = jnp.sum(member * (unit[None, :] - mean[:, None]) ** 2)
+    within = jnp.sum(weight * jnp.sum(member * (unit[None, :] - mean[:, None]) ** 2, axis=0))
     nothing = jnp.sum(weight * values * values)
     error = jnp.concatenate([nothing[None], (rest[:, -1] + within) * scale * scale])
     return Table(error, best, cost, mass, mean * scale + centre)
@@ -128,7 +129,7 @@ def levels(
     def settle(_, level):
         member = (order[:, None] == _nearest(values, level, active)) * weight
         total = member.sum(1)
-        sums = jnp.dot(member, values, precision=jax.lax.Precision.HIGHEST)
+        sums = jnp.dot(member, values, precision=PRECISION)
         return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), level)
 
     level = jax.lax.fori_loop(0, polish, settle, level)

@@ -164,7 +164,9 @@ def federated(
         prepared = codec.prepare(ctx, codec_key, update.items)
         k = budget.allocate(round_, who, prepared)
         payload, codec_state = codec.encode(ctx, codec_key, update.items, prepared, k, codec_state)
-        weight = arrival.weigh(key(rng.Stream.ARRIVAL), member.weight) * member.mask
+        # A client without examples sends nothing, whether or not `fold_clients` runs it.
+        live = batch.mask.any()
+        weight = arrival.weigh(key(rng.Stream.ARRIVAL), member.weight) * live
         decoded = codec.decode(ctx, payload)
         info = {
             "loss": result.loss,
@@ -175,6 +177,7 @@ def federated(
             "counts_up": jnp.append(payload.counts, n_shared).astype(jnp.int32),
             "weight": weight,
         }
+        info = jax.tree.map(lambda x: jnp.where(live, x, 0), info)
         return (decoded, update.shared, weight), (result.private, codec_state, info)
 
     def add(acc, sent):

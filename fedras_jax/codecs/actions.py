@@ -27,7 +27,7 @@ def actions(
     *,
     index: str = "touched",
     dtype: str = "float32",
-    iterations: int = 8,
+    iterations: int = 5,
     rank: int | None = 4,
 ) -> Codec:
     """K full-width actions and an index.
@@ -73,7 +73,7 @@ def actions(
             points = delta.row
             direction = kmeans.main_direction(points, delta.mask)
             along = jnp.dot(points, direction, precision=kmeans.PRECISION)
-        table = kmeans1d.table(along, delta.mask, k, bins=max(64, 4 * k))
+        table = kmeans1d.table(along, delta.mask, k, bins=max(48, 3 * k))
         return Prepared(error=None, work=(points, along, table))
 
     def encode(ctx, key, delta, prepared, k_granted, state):
