@@ -10,7 +10,7 @@ from fedras_jax.types import Algorithm, FedState, Histories, RoundInfo, Sizes
 
 def bundle(kind, **fields):
     """One of the library's bundles with nothing in its other fields."""
-    return kind(**{**{name: () for name in kind.__dataclass_fields__}, **fields})
+    return kind(**{**dict.fromkeys(kind.__dataclass_fields__, ()), **fields})
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 4])
