@@ -38,7 +38,7 @@ def client_mesh(n_devices: int | None = None) -> Mesh:
     return Mesh(np.array(devices[:n_devices]), (AXIS,))
 
 
-def plan_widths(lengths: np.ndarray, n_widths: int = 5, multiple: int = 64) -> tuple[int, ...]:
+def plan_widths(lengths: np.ndarray, n_widths: int = 4, multiple: int = 64) -> tuple[int, ...]:
     """At most `n_widths` static widths that pad these lengths least.
 
     Args:

@@ -229,16 +229,21 @@ def main_direction(
 
 def _orthonormal(basis: Float[Array, "r d"]) -> Float[Array, "r d"]:
     """Gram and Schmidt's, in order; a vector that adds nothing becomes zero."""
-    done: list[Array] = []
-    for v in basis:
-        v = _unit(v)
-        for _ in range(2):  # once more, because the first remainder may be mostly rounding
-            for u in done:
-                v = v - jnp.dot(u, v, precision=PRECISION) * u
+    order = jnp.arange(basis.shape[0])
+
+    def add(i, done):
+        """`done` with its row i made of basis[i]; rows above i are still zero."""
+
+        def remove(_, v):
+            v = v - jnp.dot(jnp.dot(done, v, precision=PRECISION), done, precision=PRECISION)
             # Of a unit vector, less than this is rounding and no direction.
-            v = _unit(jnp.where(jnp.sum(v * v) > 1e-13, v, 0))
-        done.append(v)
-    return jnp.stack(done)
+            return _unit(jnp.where(jnp.sum(v * v) > 1e-13, v, 0))
+
+        # Once more, because the first remainder may be mostly rounding.
+        v = jax.lax.fori_loop(0, 2, remove, _unit(basis[i]))
+        return jnp.where((order == i)[:, None], v, done)
+
+    return jax.lax.fori_loop(0, basis.shape[0], add, jnp.zeros_like(basis))
 
 
 def _unit(v: Float[Array, " d"]) -> Float[Array, " d"]:

@@ -58,7 +58,7 @@ def federated(
     arrival: Arrival | None = None,
     reducer: Reducer | None = None,
     server_optimizer: optax.GradientTransformation | None = None,
-    n_widths: int = 5,
+    n_widths: int = 4,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Algorithm:

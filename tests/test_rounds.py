@@ -273,7 +273,7 @@ def test_payloads_that_never_came_do_not_count():
 
 def test_budgets_and_sizes():
     grant = np.array([3, 1, 4, 2, 16, 5, 9, 2, 6, 5, 3, 8])
-    algorithm = build(codec=actions(16, rank=2), budget=budgets.by_client(grant))
+    algorithm = build(codec=actions(16, rank=1), budget=budgets.by_client(grant), n_widths=1)
     state, info = jax.jit(algorithm.step)(algorithm.init(), DATA)
     info = jax.tree.map(np.asarray, info)
     n = examples.count(LENGTHS, M, 2)[info.client]
