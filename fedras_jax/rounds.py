@@ -124,7 +124,7 @@ def federated(
         return FedState(
             round=jnp.int32(0),
             items=items,
-            public=items,
+            public=jnp.array(items, copy=True),  # a state of its own buffers can be donated
             last_sync=jnp.full(n_clients, -1, jnp.int32),
             shared=shared,
             clients=private,

@@ -1,7 +1,7 @@
 """The whole table's change in float32: what FedMF sends, and what reductions are measured against.
 
 On the wire all M rows travel. On the device the payload holds only the rows that are not zero by
-construction, because no `[C, M, D]` array can exist; `counts` still says M x D.
+construction, because no `[C, M, D]` array can exist; `counts` still says M.
 
 The server can read: the whole delta, hence which items were touched.
 """
@@ -12,11 +12,10 @@ from fedras_jax.types import Codec, Field, ItemDelta, Payload, Prepared
 
 
 def dense() -> Codec:
-    """Lossless; M x D float32 values."""
+    """Lossless; M rows of D float32 values."""
 
     def fields(sizes):
-        del sizes
-        return (Field("value", 32),)
+        return (Field("row", 32 * sizes.dim),)  # whole rows: M x D may not fit a 32-bit count
 
     def prepare(ctx, key, delta):
         del ctx, key, delta
@@ -24,7 +23,7 @@ def dense() -> Codec:
 
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
-        counts = jnp.full(1, ctx.sizes.items * ctx.sizes.dim, jnp.int32)
+        counts = jnp.full(1, ctx.sizes.items, jnp.int32)
         return Payload(delta, counts), state
 
     def decode(ctx, payload) -> ItemDelta:
