@@ -319,7 +319,7 @@ def test_bookkeeping():
             info.n_short, np.maximum(2 * LENGTHS - (M - LENGTHS), 0)[clients]
         )
         live = LENGTHS[clients] > 0
-        np.testing.assert_array_equal(np.asarray(info.counts_up)[live], [[M * D, 0]] * live.sum())
+        np.testing.assert_array_equal(np.asarray(info.counts_up)[live], [[M, 0]] * live.sum())
         np.testing.assert_array_equal(info.distortion, 0)
         np.testing.assert_array_equal(info.n_actions, 0)
         assert np.asarray(info.mask).all()
