@@ -325,7 +325,7 @@ def test_bookkeeping():
         assert np.asarray(info.mask).all()
     assert len(took_part) > 7
     assert algorithm.down_bits == 128 + 32 * M * D
-    assert algorithm.fields == (("value", 32), ("shared", 32))
+    assert algorithm.fields == (("row", 32 * D), ("shared", 32))
     assert jax.tree.structure(state) == jax.tree.structure(start)
 
 
