@@ -1,14 +1,4 @@
-"""What a run leaves on disk.
-
-    WORKDIR/spec.json       the experiment, written first: a folder belongs to one Spec
-    WORKDIR/rounds.parquet  a row a round: loss, bytes, actions, distortion, metrics where evaluated
-    WORKDIR/clients.parquet a row for each client in each round, where asked for
-    WORKDIR/ranks.parquet   a row a client: the final rank of its held-out item, the rounds in which
-                            it was drawn, and those in which a payload of its was taken
-    WORKDIR/summary.json    the figures of the whole run, written last
-
-Every file is written beside its place and moved there, so a reader never sees half of one.
-"""
+"""Writing a run's folder: every file appears whole or not at all."""
 
 import json
 import os
@@ -20,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedras_jax import metrics
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.spec import Spec
 
@@ -113,58 +102,3 @@ class ClientLog:
             self._writer.close()
             part = self._folder / "clients.parquet.part"
             part.replace(self._folder / "clients.parquet")
-
-
-def read_finished(
-    workdir: str | os.PathLike, spec: Spec
-) -> tuple[dict[str, Any], np.ndarray] | None:
-    """Summary and final ranks (int32 [U]) of a finished run of this very Spec.
-
-    Returns:
-      None if the folder holds no such run: nothing, an unfinished one, another Spec, or the same
-      with another number of rounds.
-
-    Raises:
-      ResultsError: its summary or its ranks cannot be read.
-    """
-    folder = Path(workdir)
-    if not (folder / "summary.json").exists():
-        return None
-    summary = read_summary(folder)
-    try:
-        stored = Spec.from_json(summary["spec"])
-        if stored.digest() != spec.digest() or stored.rounds != spec.rounds:
-            return None
-        ranks = pq.read_table(folder / "ranks.parquet")["rank"].to_numpy()
-    except (FedrasError, KeyError, TypeError, OSError, pa.ArrowException) as e:
-        raise ResultsError(f"{folder} cannot be read as a finished run: {e}") from e
-    # A run over this folder that was killed between its two last files leaves ranks of its own.
-    return (summary, ranks) if metrics.summarise(ranks) == summary.get("metrics") else None
-
-
-def read_summary(workdir: str | os.PathLike) -> dict[str, Any]:
-    """`summary.json` of a finished run.
-
-    Raises:
-      ResultsError: there is none, or it is not JSON.
-    """
-    path = Path(workdir) / "summary.json"
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as e:
-        raise ResultsError(f"{path} does not exist: not a finished run") from e
-    except (json.JSONDecodeError, OSError) as e:
-        raise ResultsError(f"{path} cannot be read: {e}") from e
-
-
-def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """A Parquet table that a run has written, NaN where values are missing.
-
-    Raises:
-      ResultsError: it cannot be read.
-    """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as e:
-        raise ResultsError(f"{path} cannot be read: {e}") from e
-    return {name: table[name].to_numpy() for name in table.column_names}
