@@ -16,9 +16,9 @@ from absl import app, flags
 
 from benchmarks import harness
 from fedras_jax import cohort, examples, kmeans, kmeans1d, rng
+from fedras_jax.assembly import assemble, local_training, split_of
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.directional import directional
-from fedras_jax.run import assemble, local_training, split_of
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
 from fedras_jax.types import Context, Sizes

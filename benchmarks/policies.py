@@ -12,7 +12,7 @@ from absl import app, flags
 
 from benchmarks import harness
 from fedras_jax import cohort
-from fedras_jax.run import assemble, split_of
+from fedras_jax.assembly import assemble, split_of
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
 

@@ -100,7 +100,7 @@ def _report(
     scenario: str, spec: Spec, finished: list[timing.Timed], diverged: list[str], folder: Path
 ) -> None:
     """Tables and the plot of a scenario, on the screen and in its folder."""
-    from fedras_jax.run import profile_of
+    from fedras_jax.assembly import profile_of
 
     rows = timing.table(finished, BASELINE, target=TARGET.value)
     profile = profile_of(spec, finished[0].ranks.shape[1])

@@ -90,7 +90,8 @@ def attack(base, specs, shares, mesh):
     import jax.numpy as jnp
 
     from fedras_jax import bits, cohort, examples, registry, rng, transforms
-    from fedras_jax.run import assemble, local_training, run
+    from fedras_jax.assembly import assemble, local_training
+    from fedras_jax.run import run
     from fedras_jax.types import Context, Sizes, Update
 
     trained = run(base, data_dir=flags.DATA_DIR.value, mesh=mesh, progress=flags.PROGRESS.value)

@@ -1,5 +1,6 @@
 """What rounds cost, on the host: exact bytes both ways, simulated seconds, and who took part."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +29,14 @@ class Account:
         self._clock = 0.0
         self.drawn = np.zeros(n_clients, np.int64)
         self.counted = np.zeros(n_clients, np.int64)
+
+    def resume(
+        self, rows: Sequence[Mapping[str, Any]], drawn: np.ndarray, counted: np.ndarray
+    ) -> None:
+        """Go on where another account was after these rounds, as `add` has returned them."""
+        self._clock = rows[-1]["clock_s"] if rows else 0.0
+        self._ledger.resume([round(8 * row["published_bytes"]) for row in rows])
+        self.drawn, self.counted = drawn.copy(), counted.copy()
 
     def add(self, info: RoundInfo) -> tuple[list[dict[str, Any]], Columns]:
         """A segment's rounds.

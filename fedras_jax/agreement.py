@@ -71,7 +71,10 @@ def policies(
             f"{arrival.in_flight} clients in flight, but there are only {trained.sum()} with "
             "something to train on"
         )
-    known = all(isinstance(x, np.ndarray) for x in jax.tree.leaves(clients))
+    known = all(
+        isinstance(x, np.ndarray | float | int)
+        for x in jax.tree.leaves((clients, arrival.deadline))
+    )
     if arrival.deadline is not None and known:
         # Without what it downloads and sends, which depends on the round, and with jitter as
         # lucky as four standard deviations.

@@ -1,4 +1,4 @@
-"""The one place that batches, chunks and shards clients.
+"""The one place that batches, chunks and shards: a cohort's clients, and the runs of a sweep.
 
 Everything else is written for one client. Here a cohort's clients are sorted by length and run in
 chunks; every chunk is `vmap`ped at a width that fits its longest client, out of a few static
@@ -171,6 +171,47 @@ def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk):
         carry = jax.lax.fori_loop(0, trips, body, carry)
         done = done + trips * size
     return carry
+
+
+def map_runs(
+    run: Callable[[PyTree, PyTree], PyTree],
+    runs: PyTree,
+    broadcast: PyTree,
+    *,
+    at_once: int | None = None,
+    mesh: Mesh | None = None,
+) -> PyTree:
+    """`run` on every entry of the leading axis: one program for several runs.
+
+    Args:
+      run: (inputs of one run, what all runs read) -> what it gives.
+      runs: pytree with leading axis G.
+      broadcast: what every run reads.
+      at_once: runs that are `vmap`ped; None: one after another on CPU, where a run fills a core,
+        and all that a device has elsewhere. It bounds memory.
+      mesh: devices to share the runs, whose number divides G; one device when None.
+    """
+    n = jax.tree.leaves(runs)[0].shape[0]
+    n_devices = 1 if mesh is None else mesh.devices.size
+    share = n // n_devices
+    if share * n_devices != n:
+        raise ValueError(f"{n} runs cannot be dealt to {n_devices} devices")
+    if at_once is None and jax.default_backend() != "cpu":
+        at_once = share
+
+    def on_device(runs, broadcast):
+        if share == 1:  # no loop, so that what is donated is used in place
+            done = run(jax.tree.map(lambda x: x[0], runs), broadcast)
+            return jax.tree.map(lambda x: jnp.asarray(x)[None], done)
+        return jax.lax.map(lambda one: run(one, broadcast), runs, batch_size=at_once)
+
+    if mesh is None:
+        return on_device(runs, broadcast)
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    mapped = jax.shard_map(
+        on_device, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False
+    )
+    return mapped(runs, broadcast)
 
 
 def map_clients(

@@ -21,6 +21,10 @@ class DivergedError(FedrasError):
     """Training left the finite numbers; what was written until then is kept."""
 
 
+class StoppedError(FedrasError):
+    """A run was asked to stop, and has saved where it stands: the same command goes on."""
+
+
 class ResultsError(FedrasError):
     """A results folder that cannot be written to or read from."""
 

@@ -91,7 +91,7 @@ def _place(
     return jnp.where(target < 0, NOT_EVALUATED, jnp.where(finite, rank, NOT_FINITE))
 
 
-def check(rank: Array) -> np.ndarray:
+def check(rank: Array | np.ndarray) -> np.ndarray:
     """Ranks as a host array.
 
     Raises:

@@ -1,24 +1,37 @@
-"""A progress bar for a run: round, loss, quality, bytes."""
+"""A progress bar for a run, or for runs that share a program: round, loss, quality, bytes."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from fedras_jax.errors import SpecError
-from fedras_jax.spec import Spec
 
 SHOWN = (("loss", "loss"), ("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"))
 
 
 class Progress(NamedTuple):
-    """Rows of all rounds so far, as in `rounds.parquet`."""
+    """How far a run has come.
 
-    rows: list[dict[str, Any]]
+    Attributes:
+      round: rounds that are done.
+      row: the last round, as in `rounds.parquet`.
+    """
+
+    round: int
+    row: Mapping[str, float]
 
 
 @contextlib.contextmanager
-def bar(spec: Spec, *, enabled: bool) -> Iterator[Callable[[Progress], None]]:
+def bar(
+    name: str, rounds: int, *, start: int = 0, enabled: bool
+) -> Iterator[Callable[[Progress], None]]:
     """A function that shows how far a run has come; it shows nothing unless enabled.
+
+    Args:
+      name: of what runs.
+      rounds: to be done in all.
+      start: rounds that are done already.
+      enabled: whether anything is shown.
 
     Raises:
       SpecError: enabled without tqdm installed.
@@ -32,14 +45,14 @@ def bar(spec: Spec, *, enabled: bool) -> Iterator[Callable[[Progress], None]]:
         raise SpecError(
             "a progress bar needs tqdm: pip install 'fedras_jax[progress]', or pass progress=False"
         ) from e
-    with tqdm(total=spec.rounds, desc=spec.codec, unit="round", dynamic_ncols=True) as shown:
+    with tqdm(total=rounds, initial=start, desc=name, unit="round", dynamic_ncols=True) as shown:
         latest: dict[str, float] = {}
 
         def show(progress: Progress) -> None:
-            latest.update(progress.rows[-1])
+            latest.update(progress.row)
             fields = {label: f"{latest[name]:.3f}" for name, label in SHOWN if name in latest}
             sent = latest["up_bytes"] / max(latest["clients"], 1)
             shown.set_postfix(fields | {"up": f"{sent:,.0f} B/client"}, refresh=False)
-            shown.update(len(progress.rows) - shown.n)
+            shown.update(progress.round - shown.n)
 
         yield show

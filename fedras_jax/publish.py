@@ -20,6 +20,7 @@ et al., DoubleSqueeze, ICML 2019, for feedback on the server's side; momentum is
 pulse-code modulation (Cutler, US patent 2,605,361, 1952); snapshots are ours.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -132,6 +133,10 @@ class Ledger:
     def __init__(self, fields: Sequence[Field], snapshot_bits: int, n_shared: int):
         self.total = [0]
         self._fields, self._snapshot, self._shared = fields, snapshot_bits, 32 * n_shared
+
+    def resume(self, sent: Sequence[int]) -> None:
+        """Go on after rounds in which so many bits were sent."""
+        self.total = list(itertools.accumulate(sent, initial=0))
 
     def fetch(self, synced: np.ndarray) -> np.ndarray:
         """Bits that clients download to hold the present public table and shared parameters.

@@ -1,13 +1,17 @@
-"""From a Spec to a result: load, compile once, run rounds in segments, evaluate, write down."""
+"""From a Spec to a result: load, compile once, run rounds in segments, evaluate, write down.
 
+Specs that differ in numbers alone run side by side in one compiled program (`run_group`); a single
+run is a group of one.
+"""
+
+import contextlib
 import dataclasses
-import hashlib
-import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -17,37 +21,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedras_jax import (
-    accounting,
-    client,
-    cohort,
-    evaluate,
-    examples,
-    factored,
-    metrics,
-    registry,
-    results,
-    rounds,
-)
-from fedras_jax.codecs.feedback import error_feedback
-from fedras_jax.data import Interactions, Split, leave_one_out, load
-from fedras_jax.data.profile_file import read_profile
-from fedras_jax.errors import DivergedError, SpecError
+from fedras_jax import assembly, checkpoint, cohort, evaluate, examples, record, results
+from fedras_jax.data import Interactions, Split
+from fedras_jax.errors import DivergedError, SpecError, StoppedError
 from fedras_jax.progress import Progress, bar
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
-from fedras_jax.types import (
-    Algorithm,
-    Codec,
-    FedState,
-    Histories,
-    LocalTraining,
-    Profile,
-    RecModel,
-)
+from fedras_jax.types import FedState, PyTree, RoundInfo
 
-# Rounds in one compiled segment, at most: long enough to hide dispatch, short enough for a
-# progress bar that moves and for diagnostics that fit in memory.
+# Rounds in one call of the compiled program, at most: long enough to hide dispatch, short enough
+# for a progress bar that moves and for diagnostics that fit in memory.
 SEGMENT = 25
 
 
@@ -72,322 +55,347 @@ class Result:
     split: Split
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How runs are run and recorded; none of it changes what comes out.
+
+    Attributes:
+      data_dir: where downloaded or own datasets lie.
+      chunk_size: clients run at once on a device; by platform when None.
+      progress: show a progress bar (needs the extra `progress`).
+      log_clients: write clients.parquet too, a row for each client in each round.
+      tensorboard: write event files too (needs the extra `tensorboard`).
+      checkpoint_every: rounds between checkpoints; 0: none. With checkpoints, one is also left
+        after the last round, so that more rounds extend the run.
+      keep: checkpoints to keep.
+      stop: asked between segments of rounds whether to stop there.
+      runs_at_once: runs of a group that are vmapped; by platform when None.
+    """
+
+    data_dir: str | os.PathLike | None = None
+    chunk_size: int | None = None
+    progress: bool = False
+    log_clients: bool = False
+    tensorboard: bool = False
+    checkpoint_every: int = 0
+    keep: int = 2
+    stop: Callable[[], bool] = lambda: False
+    runs_at_once: int | None = None
+
+    def __post_init__(self):
+        """Refuse what makes no sense.
+
+        Raises:
+          SpecError: a number out of range.
+        """
+        for name, low in (("checkpoint_every", 0), ("keep", 1)):
+            if getattr(self, name) < low:
+                raise SpecError(f"{name} must be at least {low}, not {getattr(self, name)}")
+
+
 def run(
     spec: Spec,
     *,
     workdir: str | os.PathLike | None = None,
-    data_dir: str | os.PathLike | None = None,
     interactions: Interactions | None = None,
-    chunk_size: int | None = None,
     mesh: Mesh | None = None,
-    progress: bool = False,
-    log_clients: bool = False,
+    **options: Any,
 ) -> Result:
     """Run one experiment.
+
+    A folder that holds checkpoints of this experiment is where it goes on.
 
     Args:
       spec: the experiment.
       workdir: results folder; nothing is written when None.
-      data_dir: where downloaded or own datasets lie.
       interactions: the dataset itself, instead of loading `spec.dataset`.
-      chunk_size: clients run at once on a device; by platform when None.
       mesh: devices that share a cohort; all of `jax.devices()` when None.
-      progress: show a progress bar (needs the extra `progress`).
-      log_clients: write clients.parquet too, a row for each client in each round.
+      options: the fields of `Options`.
 
     Raises:
       SpecError: sizes of the Spec and of the data do not fit.
       DataError: the dataset cannot be found or read.
       ResultsError: `workdir` belongs to another Spec or cannot be written.
       DivergedError: training left the finite numbers; rounds until then have been written.
+      StoppedError: `stop` said so; what was done has been saved.
     """
-    started = time.perf_counter()
-    folder = None if workdir is None else results.claim(workdir, spec)
-    split = split_of(spec, data_dir=data_dir, interactions=interactions)
-    mesh = mesh or (cohort.client_mesh() if jax.device_count() > 1 else None)
-    model, algorithm, data = assemble(spec, split, chunk=chunk_size, mesh=mesh)
-    ranks_of = _ranking(spec, split, model)
-
-    segment = math.gcd(spec.rounds, spec.eval_every)
-    segment = max(d for d in range(1, SEGMENT + 1) if segment % d == 0)
-    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    data = jax.device_put(data, everywhere)
-    seed = jnp.uint32(spec.seed)  # an argument, so that seeds share what has been compiled
-
-    def of(seed):
-        return assemble(spec, split, seed=seed, chunk=chunk_size, mesh=mesh)[1]
-
-    state = jax.jit(lambda seed: of(seed).init(), out_shardings=everywhere)(seed)
-    compiling = time.perf_counter()
-    advance = (
-        jax.jit(lambda seed, s, d: simulate(of(seed), s, d, segment), donate_argnums=1)
-        .lower(seed, state, data)
-        .compile()
-    )
-    rank = jax.jit(ranks_of).lower(state).compile()
-    compile_s = time.perf_counter() - compiling
-
-    rows: list[dict[str, Any]] = []
-    account = accounting.Account(algorithm, split.n_clients)
-    ranks, startup_s, clients = np.zeros(0, np.int32), 0.0, 0
-    training = time.perf_counter()
-    with (
-        bar(spec, enabled=progress) as show,
-        results.ClientLog(folder if log_clients else None) as log,
-    ):
-        for done in range(segment, spec.rounds + 1, segment):
-            state, info = advance(seed, state, data)
-            new, per_client = account.add(info)
-            log.write(per_client)
-            startup_s = startup_s or time.perf_counter() - started
-            rows += new
-            clients += sum(row["clients"] for row in new)
-            try:
-                _check_finite(new, state)
-                if done % spec.eval_every == 0 or done == spec.rounds:
-                    ranks = evaluate.check(rank(state))
-                    rows[-1] |= metrics.summarise(ranks)
-                    _write_rounds(folder, rows)
-            except DivergedError:
-                _write_rounds(folder, rows)
-                raise
-            show(Progress(rows=rows))
-    seconds = time.perf_counter() - training
-
-    summary = {
-        "spec": spec.to_json(),
-        "rounds": spec.rounds,
-        "metrics": metrics.summarise(ranks),
-        "payload": accounting.payload(algorithm, rows),
-        "clock": accounting.clock(rows),
-        "clients": {
-            "total": split.n_clients,
-            "not_evaluated": int((ranks == evaluate.NOT_EVALUATED).sum()),
-            "short_of_negatives": _short_clients(spec, split),
-        },
-        "speed": {
-            "clients_per_s": clients / seconds,
-            "compile_s": compile_s,
-            "startup_s": startup_s,
-        },
-        "env": _environment(mesh),
-        "state_digest": digest(state),
-    }
-    if folder is not None:
-        results.write_table(
-            folder / "ranks.parquet",
-            {
-                "client": np.arange(split.n_clients, dtype=np.int32),
-                "rank": ranks,
-                "drawn": account.drawn,
-                "counted": account.counted,
-            },
-        )
-        results.write_json(folder / "summary.json", summary)
-    return Result(spec, summary, rows, ranks, state, split)
+    done = run_group(
+        [spec], workdirs=[workdir], interactions=interactions, mesh=mesh, options=Options(**options)
+    )[0]
+    if isinstance(done, DivergedError):
+        raise done
+    return done
 
 
-def split_of(
-    spec: Spec,
+def run_group(
+    specs: Sequence[Spec],
     *,
-    data_dir: str | os.PathLike | None = None,
+    workdirs: Sequence[str | os.PathLike | None] | None = None,
     interactions: Interactions | None = None,
-) -> Split:
-    """The training, validation and test items that a Spec asks for."""
-    if interactions is None:
-        interactions = load(
-            spec.dataset,
-            data_dir=data_dir,
-            min_rating=spec.min_rating,
-            k_core=spec.k_core,
-            seed=spec.data_seed,
-        )
-    return leave_one_out(
-        interactions,
-        validation=True if spec.evaluate_on == "valid" else spec.validation,
-        n_candidates=spec.candidates,
-        seed=spec.data_seed,
-    )
-
-
-def assemble(
-    spec: Spec,
-    split: Split,
-    *,
-    seed: int | jax.Array | None = None,
-    chunk: int | None = None,
     mesh: Mesh | None = None,
-) -> tuple[RecModel, Algorithm, Histories]:
-    """The functions that a Spec names, put together for this data.
+    options: Options | None = None,
+) -> list[Result | DivergedError]:
+    """Run experiments that differ in numbers alone, in one compiled program.
+
+    Several runs are dealt to the devices, and go one after another on a CPU core; a single run's
+    clients are. Runs whose folders hold checkpoints must all stand at the same round.
 
     Args:
-      spec: the experiment.
-      split: its data.
-      seed: instead of the Spec's; it may be a tracer, so that one program serves all seeds.
-      chunk, mesh: as in `run`.
-    """
-    model = registry.build("model", registry.MODELS, spec.model, spec.dim, **spec.model_args)
-    size = {"size": spec.cohort_size} if spec.sampler == "fixed_size" else {}
-    transforms = [
-        registry.build(
-            "transform",
-            registry.TRANSFORMS,
-            entry["name"],
-            **{k: v for k, v in entry.items() if k != "name"},
-        )
-        for entry in spec.transforms
-    ]
-    server = registry.build(
-        "server_optimizer", registry.SERVER_OPTIMIZERS, spec.server_optimizer, spec.server_lr
-    )
-    algorithm = rounds.federated(
-        model=model,
-        n_clients=split.n_clients,
-        n_items=split.n_items,
-        history_lengths=np.diff(split.offsets),
-        training=local_training(spec, model),
-        codec=_uplink(spec, split.n_clients),
-        sampler=registry.build(
-            "sampler",
-            registry.SAMPLERS,
-            spec.sampler,
-            split.n_clients,
-            **size,
-            **spec.sampler_args,
-        ),
-        seed=spec.seed if seed is None else seed,
-        negatives=spec.negatives,
-        budget=registry.build("budget", registry.BUDGETS, spec.budget, **spec.budget_args),
-        transforms=transforms,
-        profile=profile_of(spec, split.n_clients),
-        arrival=registry.build("arrival", registry.ARRIVALS, spec.arrival, **spec.arrival_args),
-        encode_work=spec.encode_work,
-        flight_gib=spec.flight_gib,
-        reducer=registry.build("reducer", registry.REDUCERS, spec.reducer),
-        downlink=registry.downlink(spec.downlink, spec.downlink_args),
-        snapshot=registry.snapshot(spec.snapshot_bits),
-        downlink_momentum=spec.downlink_momentum,
-        server_optimizer=server,
-        chunk=chunk,
-        mesh=mesh,
-    )
-    data = Histories(
-        offset=jnp.asarray(split.offsets, jnp.int32), item=jnp.asarray(split.items, jnp.int32)
-    )
-    return model, algorithm, data
+      specs: G experiments with the same `assembly.program`, rounds and evaluations.
+      workdirs: a results folder each; nothing is written when None.
+      interactions, mesh: as in `run`.
+      options: how.
 
-
-def profile_of(spec: Spec, n_clients: int) -> Profile | None:
-    """The clients' devices and networks; None for 'ideal'.
+    Returns:
+      For each a result, or why it diverged; the others go on.
 
     Raises:
-      SpecError: arguments that do not fit.
-      DataError: a file that cannot be read, or that knows too few clients.
+      SpecError, DataError, ResultsError, StoppedError: as in `run`.
     """
-    if spec.profile == "ideal":
-        return None
-    if spec.profile in registry.PROFILES:
-        return registry.build(
-            "profile", registry.PROFILES, spec.profile, n_clients, **spec.profile_args
+    started = time.perf_counter()
+    options = options or Options()
+    first = _same_program(specs)
+    folders = _claim(specs, workdirs)
+    split = assembly.split_of(first, data_dir=options.data_dir, interactions=interactions)
+    mesh = mesh or (cohort.client_mesh() if jax.device_count() > 1 else None)
+    # One run shares its clients over the devices; several are dealt to them whole.
+    over_clients, over_runs = (mesh, None) if len(specs) == 1 else (None, mesh)
+    parts: dict[str, Any] = {"chunk": options.chunk_size, "mesh": over_clients}
+    plain = [assembly.assemble(spec, split, **parts) for spec in specs]  # all of them can be run
+    records = [
+        record.Record(
+            spec,
+            algorithm,
+            split.n_clients,
+            folder,
+            log_clients=options.log_clients,
+            tensorboard=options.tensorboard,
+            keep=options.keep,
         )
-    return read_profile(spec.profile, n_clients)
+        for spec, (_, algorithm, _), folder in zip(specs, plain, folders, strict=True)
+    ]
+    programs = _Programs(first, specs, split, plain[0][0], over_runs, parts, options)
+    with contextlib.ExitStack() as stack:
+        for each in records:
+            stack.callback(each.close)
+        done, state = _begin(records, programs)
+        compile_s = programs.compile(state)
+        state, startup_s = _train(records, programs, state, done, options, started)
+        times = {"compile_s": compile_s, "startup_s": startup_s}
+        return _results(records, programs, state, split, times)
 
 
-def _uplink(spec: Spec, n_clients: int) -> Codec:
-    """The codec of a Spec, with error feedback where it asks for it."""
-    codec = registry.build("codec", registry.CODECS, spec.codec, **spec.codec_args)
-    if not spec.feedback_rows:
-        return codec
-    size = n_clients * spec.feedback_rows * 4 * (spec.dim + 1)
-    if size > spec.feedback_gib * 2**30:
-        raise SpecError(
-            f"feedback_rows={spec.feedback_rows} for {n_clients} clients takes "
-            f"{size / 2**30:.1f} GiB, above feedback_gib={spec.feedback_gib:g}: remember fewer "
-            "rows, or allow more memory"
+class _Programs:
+    """The compiled functions of a group, and the arrays that live on its devices."""
+
+    def __init__(self, first, specs, split, model, mesh, parts, options):
+        n_devices = 1 if mesh is None else mesh.devices.size
+        self.n_runs = len(specs)
+        # Equally many for each device: the last run is repeated, and those results are dropped.
+        padded = [*specs, *[specs[-1]] * (-len(specs) % n_devices)]
+        given = [assembly.arguments(spec, split.n_clients) for spec in padded]
+        over = {"at_once": options.runs_at_once, "mesh": mesh}
+
+        def algorithm(given):
+            return assembly.assemble(first, split, given=given, **parts)[1]
+
+        def init(given):
+            return cohort.map_runs(lambda g, _: algorithm(g).init(), given, (), **over)
+
+        def advance(given, state, data, limit):
+            def one(run, common):
+                given, state = run
+                data, limit = common
+                return simulate(algorithm(given), state, data, SEGMENT, limit=limit)
+
+            return cohort.map_runs(one, (given, state), (data, limit), **over)
+
+        def rank(state):
+            ranks_of = assembly.ranking(first, split, model)
+            return cohort.map_runs(lambda s, _: ranks_of(s), state, (), **over)
+
+        def finite(state):
+            def sound(state, _):
+                kept = jax.tree.leaves((state.items, state.shared))
+                return jnp.stack([jnp.isfinite(x).all() for x in kept]).all()
+
+            return cohort.map_runs(sound, state, (), **over)
+
+        clients = parts["mesh"]
+        self._everywhere = None if clients is None else NamedSharding(clients, PartitionSpec())
+        if mesh is not None:
+            self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._dealt = (
+            self._everywhere if mesh is None else NamedSharding(mesh, PartitionSpec(cohort.AXIS))
         )
-    return error_feedback(codec, spec.feedback_rows)
+        assembly.ranking(first, split, model)  # there is something to evaluate
+        self.given = self.deal(jax.tree.map(lambda *x: np.stack(x), *given))
+        self.data = jax.device_put(assembly.histories(split), self._everywhere)
+        self.init = jax.jit(init, out_shardings=self._dealt)
+        self.advance: Any = jax.jit(advance, donate_argnums=1)
+        self.rank: Any = jax.jit(rank)
+        self.finite = jax.jit(finite)
+        self.mesh = mesh or parts["mesh"]
+
+    def deal(self, tree: PyTree) -> PyTree:
+        """Host arrays with a leading axis of runs, on the devices where these run."""
+        return jax.device_put(tree, self._dealt)
+
+    def compile(self, state: FedState) -> float:
+        """Compile what a run needs; returns seconds."""
+        started = time.perf_counter()
+        self.advance = self.advance.lower(self.given, state, self.data, SEGMENT).compile()
+        self.rank = self.rank.lower(state).compile()
+        return time.perf_counter() - started
 
 
-def local_training(spec: Spec, model: RecModel) -> LocalTraining:
-    """The factored client where it computes the same, the generic one otherwise."""
-    static = {"epochs": spec.local_epochs, "batch_size": spec.batch_size}
-    if model.is_dot_product and spec.client_optimizer == "sgd":
-        return factored.factored(spec.client_lr, spec.weight_decay, **static)
-    optimizer = registry.build(
-        "client_optimizer",
-        registry.CLIENT_OPTIMIZERS,
-        spec.client_optimizer,
-        spec.client_lr,
-        spec.weight_decay,
-    )
-    return client.autodiff(model, optimizer, **static)
+def _same_program(specs: Sequence[Spec]) -> Spec:
+    """The first of several Specs.
+
+    Raises:
+      SpecError: they need more than one program.
+    """
+    if not specs:
+        raise SpecError("a group needs at least one Spec")
+    first = specs[0]
+    for other in specs[1:]:
+        same = assembly.program(other) == assembly.program(first)
+        if not same or (other.rounds, other.eval_every) != (first.rounds, first.eval_every):
+            fields = "; ".join(first.differences(other)) or "rounds or eval_every"
+            raise SpecError(f"a group shares one program, but these do not: {fields}")
+    return first
 
 
-def digest(state: FedState) -> str:
-    """SHA-256 over the bytes of every array in the state."""
-    sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(state):
-        sha.update(np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()
+def _claim(
+    specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None] | None
+) -> list[Path | None]:
+    folders = workdirs or [None] * len(specs)
+    return [
+        None if folder is None else results.claim(folder, spec)
+        for folder, spec in zip(folders, specs, strict=True)
+    ]
 
 
-def _ranking(spec: Spec, split: Split, model: RecModel) -> Callable[[FedState], jax.Array]:
-    """state -> ranks of the held-out items, all clients."""
-    held_out = split.test if spec.evaluate_on == "test" else split.valid
-    if not (held_out >= 0).any():
-        raise SpecError(
-            f"{split.name}: no client has a {spec.evaluate_on} item, so there is nothing to "
-            "evaluate: every client has too few interactions"
-        )
-    target = jnp.asarray(held_out, jnp.int32)
+def _begin(records: list[record.Record], programs: _Programs) -> tuple[int, FedState]:
+    """Rounds that are done, and the state after them.
 
-    if split.candidates is not None:
-        candidates = jnp.asarray(split.candidates, jnp.int32)
+    Raises:
+      SpecError: the runs stand at different rounds.
+      ResultsError: checkpoints that cannot be used.
+    """
+    stacked = jax.eval_shape(programs.init, programs.given)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
+    found = [each.resume(one) for each in records]
+    done = {round_ for round_, _ in found}
+    if len(done) > 1:
+        raise SpecError(f"runs of a group stand at different rounds: {sorted(done)}")
+    if done == {0}:
+        return 0, programs.init(programs.given)
+    states = [state for _, state in found]
+    states += [states[-1]] * (jax.tree.leaves(stacked)[0].shape[0] - len(states))
+    return done.pop(), programs.deal(jax.tree.map(lambda *x: np.stack(x), *states))
 
-        def ranks(state):
-            return evaluate.sampled_ranks(
-                model, state.public, state.shared, state.clients, target, candidates
+
+def _train(
+    records: list[record.Record],
+    programs: _Programs,
+    state: FedState,
+    done: int,
+    options: Options,
+    started: float,
+) -> tuple[FedState, float]:
+    """All rounds that are left; the last state, and seconds until the first were finished.
+
+    Raises:
+      StoppedError: asked to stop.
+    """
+    spec, startup_s = records[0].spec, 0.0
+    name = spec.codec if len(records) == 1 else f"{spec.codec}, {len(records)} runs"
+    if done == spec.rounds:
+        _evaluate(records, programs.rank(state))
+    with bar(name, spec.rounds, start=done, enabled=options.progress) as show:
+        while done < spec.rounds and any(each.diverged is None for each in records):
+            began = time.perf_counter()
+            until = _next_stop(done, spec, options)
+            state, info = programs.advance(programs.given, state, programs.data, until - done)
+            _add(records, info, np.asarray(programs.finite(state)), until - done)
+            done = until
+            startup_s = startup_s or time.perf_counter() - started
+            evaluating = done % spec.eval_every == 0 or done == spec.rounds
+            if evaluating:
+                _evaluate(records, programs.rank(state))
+            stopping = done < spec.rounds and options.stop()
+            every = options.checkpoint_every
+            seconds = time.perf_counter() - began
+            for each in records:
+                each.trained_s += seconds
+            if stopping or (every and (done % every == 0 or done == spec.rounds)):
+                host = jax.tree.map(np.asarray, state)
+                for i, each in enumerate(records):
+                    each.save(jax.tree.map(lambda x, i=i: x[i], host))
+            elif evaluating:
+                for each in records:
+                    each.flush()
+            show(Progress(done, _mean([r.rows[-1] for r in records if r.diverged is None])))
+            if stopping:
+                raise StoppedError(f"stopped after round {done} of {spec.rounds}, as asked")
+    return state, startup_s
+
+
+def _next_stop(done: int, spec: Spec, options: Options) -> int:
+    """The round at which the host has something to do next."""
+    marks = [every for every in (spec.eval_every, options.checkpoint_every) if every]
+    return min(spec.rounds, done + SEGMENT, *((done // every + 1) * every for every in marks))
+
+
+def _add(records: list[record.Record], info: RoundInfo, finite: np.ndarray, rounds: int) -> None:
+    host = jax.tree.map(np.asarray, info)
+    for i, each in enumerate(records):
+        each.add(jax.tree.map(lambda x, i=i: x[i, :rounds], host), finite=bool(finite[i]))
+
+
+def _evaluate(records: list[record.Record], ranks: jax.Array) -> None:
+    for each, found in zip(records, np.asarray(ranks), strict=False):  # the rest is padding
+        each.evaluated(found)
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
+
+
+def _results(
+    records: list[record.Record],
+    programs: _Programs,
+    state: FedState,
+    split: Split,
+    times: dict[str, float],
+) -> list[Result | DivergedError]:
+    """Every run's result, written down."""
+    done: list[Result | DivergedError] = []
+    for i, each in enumerate(records):
+        own = jax.tree.map(lambda x, i=i: x[i], state)
+        trained = record.clients_in(each.rows)
+        try:
+            summary = each.finish(
+                clients={
+                    "total": split.n_clients,
+                    "not_evaluated": int((each.ranks == evaluate.NOT_EVALUATED).sum()),
+                    "short_of_negatives": _short_clients(each.spec, split),
+                },
+                # Of all runs that shared the program.
+                speed={
+                    "clients_per_s": len(records) * trained / each.trained_s,
+                    "runs": len(records),
+                    **times,
+                },
+                env=_environment(programs.mesh),
+                state_digest=checkpoint.digest(own),
             )
-
-        return ranks
-
-    seen = jnp.asarray(_padded_histories(split), jnp.int32)
-
-    def full(state):
-        return evaluate.full_ranks(model, state.public, state.shared, state.clients, target, seen)
-
-    return full
-
-
-def _padded_histories(split: Split) -> np.ndarray:
-    """int32 [U, longest + 2]: training items and both held-out ones, -1 pads."""
-    lengths = np.diff(split.offsets)
-    padded = np.full((split.n_clients, int(lengths.max()) + 2), -1, np.int32)
-    padded[:, 0], padded[:, 1] = split.valid, split.test
-    owner = np.repeat(np.arange(split.n_clients), lengths)
-    padded[owner, 2 + np.arange(split.items.size) - split.offsets[owner]] = split.items
-    return padded
-
-
-def _check_finite(rows: list[dict[str, Any]], state: FedState) -> None:
-    """Stop at the first round whose loss is not a number, or whose segment spoilt the table."""
-    for row in rows:
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["distortion"]):
-            raise DivergedError(
-                f"round {row['round']}: the training loss or the payload is not finite "
-                f"(loss {row['loss']}): training has diverged, lower client_lr or server_lr"
-            )
-    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((state.items, state.shared))]
-    if not all(map(bool, finite)):
-        raise DivergedError(
-            f"round {rows[0]['round']} to {rows[-1]['round']}: the item table is not finite: "
-            "training has diverged, lower client_lr or server_lr, or send float32 actions"
-        )
-
-
-def _write_rounds(folder, rows: list[dict[str, Any]]) -> None:
-    if folder is not None:
-        results.write_rounds(folder, rows)
+        except DivergedError as e:
+            done.append(e)
+        else:
+            done.append(Result(each.spec, summary, each.rows, each.ranks, own, split))
+    return done
 
 
 def _short_clients(spec: Spec, split: Split) -> int:

@@ -13,10 +13,11 @@ written for ONE client, and grow leading axes when a transformation adds them. B
 functions are NamedTuples, closed over and never traced. Nothing is both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import struct
 
 PyTree = Any
@@ -81,6 +82,21 @@ class Profile:
     failure: Array
     jitter: Array
     tier: Array
+
+
+@struct.dataclass
+class Arguments:
+    """The numbers of an experiment, which a compiled program takes; leading axis G for G of them.
+
+    Attributes:
+      seed: u32[].
+      numbers: path in the Spec, as in 'client_lr' or 'budget_args.tolerance' -> f32[].
+      profile: the clients' devices and networks; None where no time passes.
+    """
+
+    seed: Array | np.ndarray
+    numbers: Mapping[str, Array | np.ndarray]
+    profile: Profile | None
 
 
 @struct.dataclass

@@ -13,13 +13,13 @@ import pytest
 from toys import OPTIMISED, make_histories
 
 from fedras_jax import cohort, examples, rng, samplers
+from fedras_jax.assembly import assemble, split_of
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.dense import dense
 from fedras_jax.codecs.directional import directional
 from fedras_jax.factored import factored
 from fedras_jax.models.mf import mf
 from fedras_jax.rounds import federated
-from fedras_jax.run import assemble, split_of
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
 from fedras_jax.types import Cohort, Context, Sizes

@@ -6,20 +6,27 @@
     WORKDIR/ranks.parquet   a row a client: the final rank of its held-out item, the rounds in which
                             it was drawn, and those in which a payload of its was taken
     WORKDIR/summary.json    the figures of the whole run, written last
+    WORKDIR/diverged.json   instead of it, where training left the finite numbers: when and why
+    WORKDIR/checkpoints/    where the run stands (`fedras_jax.checkpoint`), where asked for
 
+While a run goes, its tables are folders, `rounds.parts/` and `clients.parts/`, of Parquet files
+that are named by the last round in each; in the end they become one file.
 Every file is written beside its place and moved there, so a reader never sees half of one.
 """
 
+from fedras_jax.results.load import load, query
 from fedras_jax.results.read import read_columns, read_finished, read_summary
-from fedras_jax.results.write import ClientLog, claim, write_json, write_rounds, write_table
+from fedras_jax.results.write import Log, claim, columns_of, write_json, write_table
 
 __all__ = [
-    "ClientLog",
+    "Log",
     "claim",
+    "columns_of",
+    "load",
+    "query",
     "read_columns",
     "read_finished",
     "read_summary",
     "write_json",
-    "write_rounds",
     "write_table",
 ]

@@ -1,8 +1,10 @@
 """Writing a run's folder: every file appears whole or not at all."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,26 @@ import pyarrow.parquet as pq
 
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.spec import Spec
+
+# Rows that a log holds in memory before it writes them, whether or not it is asked to.
+_ROWS = 100_000
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write to; what is there at the end becomes `path`.
+
+    Raises:
+      ResultsError: it cannot be written, for want of space or of permission.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise ResultsError(f"{path} cannot be written ({e}): what was there is as it was") from e
 
 
 def claim(workdir: str | os.PathLike, spec: Spec) -> Path:
@@ -34,9 +56,9 @@ def claim(workdir: str | os.PathLike, spec: Spec) -> Path:
                 "nothing has been written"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored, spec.to_json())
     except OSError as e:
         raise ResultsError(f"cannot write results to {folder}: {e}") from e
+    write_json(stored, spec.to_json())
     return folder
 
 
@@ -55,50 +77,119 @@ def _check_same(stored: Path, spec: Spec) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """JSON, atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence | np.ndarray]) -> None:
     """A Parquet table, atomically; None is a missing value."""
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.table(dict(columns)), part)
-    part.replace(path)
+    with whole(path) as part:
+        pq.write_table(pa.table(dict(columns)), part)
 
 
-def write_rounds(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """`rounds.parquet` from a dict a round; columns that a row lacks are missing values in it."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    write_table(folder / "rounds.parquet", columns)
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns from a dict a row; what a row lacks is a missing value in it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
-class ClientLog:
-    """`clients.parquet`, written as the run goes, and in its place when the run ends or fails.
+class Log:
+    """A table that grows as the run goes: `NAME.parts/ROUND.parquet`, in the end `NAME.parquet`.
 
-    A context manager; without a folder nothing is written.
+    Parts are named by the last round in them, so those after a checkpoint are known and dropped.
+    Without a folder nothing is written.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        """In a run's folder."""
-        self._folder = folder
-        self._writer: pq.ParquetWriter | None = None
+    def __init__(self, folder: Path | None, name: str) -> None:
+        """In a run's folder. What earlier runs have left stays until `resume` or `finish`."""
+        self._folder, self._name = folder, name
+        self._waiting: list[pa.Table] = []
 
-    def __enter__(self) -> "ClientLog":
-        return self
+    @property
+    def _parts(self) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{self._name}.parts"
 
-    def write(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Append rows; the first ones say which columns there are."""
+    def resume(self, round_: int) -> pa.Table | None:
+        """Drop what was written after a round, and give back what was written until then.
+
+        Returns:
+          None where there is nothing.
+
+        Raises:
+          ResultsError: a part that cannot be read.
+        """
+        if self._folder is None:
+            return None
+        kept = []
+        for path in [
+            self._folder / f"{self._name}.parquet",
+            *sorted(self._parts.glob("*.parquet")),
+        ]:
+            if not path.exists():
+                continue
+            try:
+                kept.append(pq.read_table(path))
+            except (OSError, pa.ArrowException) as e:
+                raise ResultsError(f"{path} cannot be read: {e}") from e
+        seen, tables = 0, []
+        for table in kept:  # a table that was finished may overlap with parts that are still there
+            rounds = table["round"].to_numpy()
+            tables.append(table.filter(pa.array((rounds > seen) & (rounds <= round_))))
+            seen = max(seen, int(rounds.max(initial=0)))
+        found = pa.concat_tables(tables, promote_options="default") if tables else None
+        shutil.rmtree(self._parts, ignore_errors=True)
+        if found is not None and found.num_rows:
+            self._write(found)
+            return found
+        return None
+
+    def write(self, columns: Mapping[str, Sequence | np.ndarray]) -> None:
+        """Append rows, which have a column `round`."""
         if self._folder is None:
             return
-        table = pa.table(dict(columns))
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._folder / "clients.parquet.part", table.schema)
-        self._writer.write_table(table)
+        self._waiting.append(pa.table(dict(columns)))
+        if sum(table.num_rows for table in self._waiting) > _ROWS:
+            self.flush()
 
-    def __exit__(self, *error: object) -> None:
-        if self._folder is not None and self._writer is not None:
-            self._writer.close()
-            part = self._folder / "clients.parquet.part"
-            part.replace(self._folder / "clients.parquet")
+    def flush(self) -> None:
+        """Put what has been appended on disk.
+
+        Raises:
+          ResultsError: it cannot be written.
+        """
+        if self._waiting:
+            table = pa.concat_tables(self._waiting, promote_options="default")
+            self._waiting = []
+            self._write(table)
+
+    def _write(self, table: pa.Table) -> None:
+        try:
+            self._parts.mkdir(exist_ok=True)
+        except OSError as e:
+            raise ResultsError(f"{self._parts} cannot be written: {e}") from e
+        last = int(table["round"].to_numpy().max())
+        with whole(self._parts / f"{last:08d}.parquet") as part:
+            pq.write_table(table, part)
+
+    def finish(self) -> None:
+        """Make one file of the parts.
+
+        Raises:
+          ResultsError: it cannot be written.
+        """
+        self.flush()
+        if self._folder is None or not self._parts.exists():
+            return
+        parts = sorted(self._parts.glob("*.parquet"))
+        schema = pa.unify_schemas(
+            [pq.read_schema(path) for path in parts], promote_options="permissive"
+        )
+        place = self._folder / f"{self._name}.parquet"
+        with whole(place) as part, pq.ParquetWriter(part, schema) as writer:
+            for path in parts:
+                # Metrics are missing in a part without evaluations.
+                padded = [schema.empty_table(), pq.read_table(path)]
+                table = pa.concat_tables(padded, promote_options="permissive")
+                writer.write_table(table.select(schema.names).cast(schema))
+        shutil.rmtree(self._parts)

@@ -1,0 +1,270 @@
+"""From a Spec to functions: its data, its algorithm, and what its compiled program is told.
+
+Two Specs share one compiled program if they differ in numbers alone: the seed, learning rates and
+other floats, and what clients' devices and networks are like. `arguments` are those numbers of a
+Spec, `program` is all the rest of it.
+"""
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from fedras_jax import client, evaluate, factored, registry, rounds
+from fedras_jax.codecs.feedback import error_feedback
+from fedras_jax.data import Interactions, Split, leave_one_out, load
+from fedras_jax.data.profile_file import read_profile
+from fedras_jax.errors import SpecError
+from fedras_jax.spec import NOT_IN_DIGEST, Spec
+from fedras_jax.types import (
+    Algorithm,
+    Arguments,
+    Array,
+    Codec,
+    FedState,
+    Histories,
+    LocalTraining,
+    Profile,
+    RecModel,
+)
+
+_NUMBERS = ("client_lr", "weight_decay", "server_lr", "encode_work")
+# Fields whose factories take numbers too.
+_FACTORIES = {"budget": registry.BUDGETS, "arrival": registry.ARRIVALS}
+
+
+def arguments(spec: Spec, n_clients: int) -> Arguments:
+    """A Spec's numbers, as host arrays.
+
+    Raises:
+      DataError: a profile's file that cannot be read, or that knows too few clients.
+    """
+    return Arguments(
+        seed=np.asarray(spec.seed, np.uint32),
+        numbers={path: np.asarray(x, np.float32) for path, x in _numbers(spec).items()},
+        profile=profile_of(spec, n_clients),
+    )
+
+
+def program(spec: Spec) -> str:
+    """All that a compiled program depends on: equal texts share one."""
+    fields = spec.to_json()
+    for path in ("seed", *_numbers(spec)):
+        name, _, entry = path.partition(".")
+        if entry:
+            fields[name].pop(entry, None)
+        else:
+            del fields[name]
+    del fields["profile_args"]
+    fields["profile"] = spec.profile != "ideal"
+    return json.dumps({k: v for k, v in fields.items() if k not in NOT_IN_DIGEST}, sort_keys=True)
+
+
+def _numbers(spec: Spec) -> dict[str, float]:
+    """The floats that may be tracers, by their path: a Spec's own, and those of its policies."""
+    found = {name: getattr(spec, name) for name in _NUMBERS}
+    for kind, factories in _FACTORIES.items():
+        given = getattr(spec, f"{kind}_args")
+        for parameter in inspect.signature(factories[getattr(spec, kind)]).parameters.values():
+            if parameter.annotation is float:
+                value = given.get(parameter.name, parameter.default)
+                found[f"{kind}_args.{parameter.name}"] = value
+    return found
+
+
+def split_of(
+    spec: Spec,
+    *,
+    data_dir: Any = None,
+    interactions: Interactions | None = None,
+) -> Split:
+    """The training, validation and test items that a Spec asks for."""
+    if interactions is None:
+        interactions = load(
+            spec.dataset,
+            data_dir=data_dir,
+            min_rating=spec.min_rating,
+            k_core=spec.k_core,
+            seed=spec.data_seed,
+        )
+    return leave_one_out(
+        interactions,
+        validation=True if spec.evaluate_on == "valid" else spec.validation,
+        n_candidates=spec.candidates,
+        seed=spec.data_seed,
+    )
+
+
+def histories(split: Split) -> Histories:
+    """The clients' training items, as a program reads them."""
+    return Histories(
+        offset=jnp.asarray(split.offsets, jnp.int32), item=jnp.asarray(split.items, jnp.int32)
+    )
+
+
+def assemble(
+    spec: Spec,
+    split: Split,
+    *,
+    given: Arguments | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[RecModel, Algorithm, Histories]:
+    """The functions that a Spec names, put together for this data, and the data.
+
+    Args:
+      spec: the experiment.
+      split: its data.
+      given: numbers instead of the Spec's own; they may be tracers, so that one program serves all
+        Specs that differ in them.
+      chunk, mesh: as in `run`.
+
+    Raises:
+      SpecError: sizes that do not fit together.
+    """
+    if given is None:
+        seed: Any = spec.seed
+        numbers: dict[str, Any] = _numbers(spec)
+        profile = profile_of(spec, split.n_clients)
+    else:
+        seed, numbers, profile = given.seed, dict(given.numbers), given.profile
+
+    def policy(kind: str) -> Any:
+        prefix = f"{kind}_args."
+        floats = {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
+        args = {**getattr(spec, f"{kind}_args"), **floats}
+        return registry.build(kind, _FACTORIES[kind], getattr(spec, kind), **args)
+
+    def named(kind: str, factories: registry.Factories, *args: Any, **kwargs: Any) -> Any:
+        return registry.build(kind, factories, getattr(spec, kind), *args, **kwargs)
+
+    model = named("model", registry.MODELS, spec.dim, **spec.model_args)
+    size = {"size": spec.cohort_size} if spec.sampler == "fixed_size" else {}
+    algorithm = rounds.federated(
+        model=model,
+        n_clients=split.n_clients,
+        n_items=split.n_items,
+        history_lengths=np.diff(split.offsets),
+        training=local_training(spec, model, numbers["client_lr"], numbers["weight_decay"]),
+        codec=_uplink(spec, split.n_clients),
+        sampler=named("sampler", registry.SAMPLERS, split.n_clients, **size, **spec.sampler_args),
+        seed=seed,
+        negatives=spec.negatives,
+        budget=policy("budget"),
+        transforms=[_transform(**entry) for entry in spec.transforms],
+        profile=profile,
+        arrival=policy("arrival"),
+        encode_work=numbers["encode_work"],
+        flight_gib=spec.flight_gib,
+        reducer=named("reducer", registry.REDUCERS),
+        downlink=registry.downlink(spec.downlink, spec.downlink_args),
+        snapshot=registry.snapshot(spec.snapshot_bits),
+        downlink_momentum=spec.downlink_momentum,
+        server_optimizer=named(
+            "server_optimizer", registry.SERVER_OPTIMIZERS, numbers["server_lr"]
+        ),
+        chunk=chunk,
+        mesh=mesh,
+    )
+    return model, algorithm, histories(split)
+
+
+def profile_of(spec: Spec, n_clients: int) -> Profile | None:
+    """The clients' devices and networks; None for 'ideal'.
+
+    Raises:
+      SpecError: arguments that do not fit.
+      DataError: a file that cannot be read, or that knows too few clients.
+    """
+    if spec.profile == "ideal":
+        return None
+    if spec.profile in registry.PROFILES:
+        return registry.build(
+            "profile", registry.PROFILES, spec.profile, n_clients, **spec.profile_args
+        )
+    return read_profile(spec.profile, n_clients)
+
+
+def local_training(
+    spec: Spec, model: RecModel, lr: Any = None, weight_decay: Any = None
+) -> LocalTraining:
+    """The factored client where it computes the same, the generic one otherwise.
+
+    Args:
+      spec: the experiment.
+      model: its model.
+      lr, weight_decay: instead of the Spec's; they may be tracers.
+    """
+    lr = spec.client_lr if lr is None else lr
+    weight_decay = spec.weight_decay if weight_decay is None else weight_decay
+    static = {"epochs": spec.local_epochs, "batch_size": spec.batch_size}
+    if model.is_dot_product and spec.client_optimizer == "sgd":
+        return factored.factored(lr, weight_decay, **static)
+    optimizer = registry.build(
+        "client_optimizer", registry.CLIENT_OPTIMIZERS, spec.client_optimizer, lr, weight_decay
+    )
+    return client.autodiff(model, optimizer, **static)
+
+
+def ranking(spec: Spec, split: Split, model: RecModel) -> Callable[[FedState], Array]:
+    """State -> ranks of the held-out items, all clients.
+
+    Raises:
+      SpecError: there is no held-out item.
+    """
+    held_out = split.test if spec.evaluate_on == "test" else split.valid
+    if not (held_out >= 0).any():
+        raise SpecError(
+            f"{split.name}: no client has a {spec.evaluate_on} item, so there is nothing to "
+            "evaluate: every client has too few interactions"
+        )
+    target = jnp.asarray(held_out, jnp.int32)
+    if split.candidates is not None:
+        candidates = jnp.asarray(split.candidates, jnp.int32)
+
+        def ranks(state):
+            return evaluate.sampled_ranks(
+                model, state.public, state.shared, state.clients, target, candidates
+            )
+
+        return ranks
+
+    seen = jnp.asarray(_padded_histories(split), jnp.int32)
+
+    def full(state):
+        return evaluate.full_ranks(model, state.public, state.shared, state.clients, target, seen)
+
+    return full
+
+
+def _transform(name: str, **args: Any) -> Any:
+    return registry.build("transform", registry.TRANSFORMS, name, **args)
+
+
+def _uplink(spec: Spec, n_clients: int) -> Codec:
+    """The codec of a Spec, with error feedback where it asks for it."""
+    codec = registry.build("codec", registry.CODECS, spec.codec, **spec.codec_args)
+    if not spec.feedback_rows:
+        return codec
+    size = n_clients * spec.feedback_rows * 4 * (spec.dim + 1)
+    if size > spec.feedback_gib * 2**30:
+        raise SpecError(
+            f"feedback_rows={spec.feedback_rows} for {n_clients} clients takes "
+            f"{size / 2**30:.1f} GiB, above feedback_gib={spec.feedback_gib:g}: remember fewer "
+            "rows, or allow more memory"
+        )
+    return error_feedback(codec, spec.feedback_rows)
+
+
+def _padded_histories(split: Split) -> np.ndarray:
+    """int32 [U, longest + 2]: training items and both held-out ones, -1 pads."""
+    lengths = np.diff(split.offsets)
+    padded = np.full((split.n_clients, int(lengths.max()) + 2), -1, np.int32)
+    padded[:, 0], padded[:, 1] = split.valid, split.test
+    owner = np.repeat(np.arange(split.n_clients), lengths)
+    padded[owner, 2 + np.arange(split.items.size) - split.offsets[owner]] = split.items
+    return padded
