@@ -38,10 +38,8 @@ def main(argv: list[str]) -> None:
                 run(
                     spec.replace(seed=seed),
                     workdir=workdir and workdir / report.folder_name(arm) / f"seed{seed}",
-                    data_dir=flags.DATA_DIR.value,
-                    chunk_size=flags.CHUNK_SIZE.value,
                     mesh=mesh,
-                    progress=flags.PROGRESS.value,
+                    **flags.options_from_flags(),
                 )
                 for seed in seeds
             ]

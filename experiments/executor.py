@@ -41,10 +41,8 @@ class Executor:
         done = run(
             spec,
             workdir=folder,
-            data_dir=flags.DATA_DIR.value,
-            chunk_size=flags.CHUNK_SIZE.value,
             mesh=self._mesh,
-            log_clients=self._log_clients,
+            **flags.options_from_flags(progress=False, log_clients=self._log_clients),
         )
         jax.clear_caches()  # in memory: a grid has too many programs to keep
         return done.summary, done.ranks

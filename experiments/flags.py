@@ -9,13 +9,15 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-from fedras_jax.errors import FedrasError, SpecError
+from fedras_jax.errors import FedrasError, SpecError, StoppedError
 from fedras_jax.spec import Spec
 
 _DEFAULT = Spec()
@@ -84,28 +86,73 @@ DEVICES = flags.DEFINE_integer(
     "devices", None, "Devices that share a cohort; default: all, on CPU one for each core."
 )
 PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
+CHECKPOINT_EVERY = flags.DEFINE_integer(
+    "checkpoint_every", 500, "Rounds between checkpoints in --workdir; 0: none."
+)
+TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files to --workdir.")
+LOG_CLIENTS = flags.DEFINE_bool(
+    "log_clients", False, "Write clients.parquet too: a row for each client in each round."
+)
+
+# What a binary ends with that was asked to stop, and has saved where it stands: `EX_TEMPFAIL` of
+# sysexits.h, "try again later".
+STOPPED = 75
 
 
-def spec_from_flags() -> Spec:
+def spec_from_flags(base: Mapping[str, Any] | None = None) -> Spec:
     """The Spec that the flags describe.
+
+    Args:
+      base: fields that take the place of defaults; flags that are given override them.
 
     Raises:
       SpecError: a name or value that does not fit.
     """
-    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in _SPEC_FLAGS}
+    given = dict(base or {})
+    values: dict[str, Any] = {
+        name: given.pop(name)
+        if name in given and not flags.FLAGS[name].present
+        else flags.FLAGS[name].value
+        for name in _SPEC_FLAGS
+    }
     for name in _ARGS:
         entries: Any = flags.FLAGS[f"{name}_arg"].value
-        values[f"{name}_args"] = parse_args(f"{name}_arg", entries)
+        # Arguments belong to a name: with another name, those of the base fit no longer.
+        kept = {} if flags.FLAGS[name].present else given.get(f"{name}_args", {})
+        if not isinstance(kept, Mapping):
+            raise SpecError(f"{name}_args must be a mapping of arguments, not {kept!r}")
+        values[f"{name}_args"] = {**kept, **parse_args(f"{name}_arg", entries)}
+        given.pop(f"{name}_args", None)
     chain = (
         ("clip_norm", "max_norm", CLIP_NORM.value),
         ("pseudo_items", "share", PSEUDO_ITEMS.value),
     )
-    return Spec(
-        **values,
-        transforms=tuple(
-            {"name": name, arg: value} for name, arg, value in chain if value is not None
-        ),
-    )
+    asked = [{"name": name, arg: value} for name, arg, value in chain if value is not None]
+    values["transforms"] = tuple(asked or given.pop("transforms", ()))
+    return Spec.from_json({**given, **values})
+
+
+def options_from_flags(**more: Any) -> dict[str, Any]:
+    """What the flags say of how to run: fields of `run.Options`."""
+    return {
+        "data_dir": DATA_DIR.value,
+        "chunk_size": CHUNK_SIZE.value,
+        "progress": PROGRESS.value,
+        "tensorboard": TENSORBOARD.value,
+        "log_clients": LOG_CLIENTS.value,
+        "checkpoint_every": CHECKPOINT_EVERY.value,
+        **more,
+    }
+
+
+def stop_when_told() -> Callable[[], bool]:
+    """Whether this process has been told to stop by SIGTERM, as schedulers do before they kill.
+
+    From here on the signal does nothing else; runs ask between segments of rounds.
+    """
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda signum, frame: told.set())
+    return told.is_set
 
 
 def split_args(text: str) -> list[str]:
@@ -159,9 +206,16 @@ def start_devices() -> Any:
 
 @contextlib.contextmanager
 def friendly_errors() -> Iterator[None]:
-    """What the user can mend is one line and exit code 2; anything else keeps its traceback."""
+    """What the user can mend is one line and exit code 2; anything else keeps its traceback.
+
+    A run that was told to stop, and did, ends with `STOPPED`.
+    """
     try:
         yield
+    except StoppedError as e:
+        sys.stdout.flush()
+        print(f"{e}: the same command goes on from there", file=sys.stderr)
+        sys.exit(STOPPED)
     except FedrasError as e:
         sys.stdout.flush()
         print(f"error: {e}", file=sys.stderr)

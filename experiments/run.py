@@ -3,8 +3,10 @@
     python -m experiments.run --dataset=ml-latest-small-2016 --codec=actions --codec_arg=k=16 \
         --rounds=400 --workdir=results/actions
 
-Prints the summary as JSON, and writes it with per-round rows and final ranks to --workdir. Sets
-of flags live in experiments/configs: --flagfile=experiments/configs/ml1m_actions.flags.
+Prints the summary as JSON, and writes it with per-round rows, final ranks and checkpoints to
+--workdir. The same command again goes on from the last checkpoint, with more --rounds too. SIGTERM
+saves and ends with exit code 75. Sets of flags live in experiments/configs:
+--flagfile=experiments/configs/ml1m_actions.flags.
 """
 
 import json
@@ -16,10 +18,6 @@ from experiments import flags
 
 absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 
-LOG_CLIENTS = absl_flags.DEFINE_bool(
-    "log_clients", False, "Write clients.parquet too: a row for each client in each round."
-)
-
 
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
@@ -28,15 +26,8 @@ def main(argv: list[str]) -> None:
         mesh = flags.start_devices()
         from fedras_jax.run import run  # after the devices are set up
 
-        result = run(
-            spec,
-            workdir=flags.WORKDIR.value,
-            data_dir=flags.DATA_DIR.value,
-            chunk_size=flags.CHUNK_SIZE.value,
-            mesh=mesh,
-            progress=flags.PROGRESS.value,
-            log_clients=LOG_CLIENTS.value,
-        )
+        options = flags.options_from_flags(stop=flags.stop_when_told())
+        result = run(spec, workdir=flags.WORKDIR.value, mesh=mesh, **options)
     print(json.dumps(result.summary, indent=2))
 
 

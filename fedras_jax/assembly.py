@@ -32,6 +32,15 @@ from fedras_jax.types import (
     RecModel,
 )
 
+_DATA = (
+    "dataset",
+    "min_rating",
+    "k_core",
+    "validation",
+    "candidates",
+    "evaluate_on",
+    "data_seed",
+)
 _NUMBERS = ("client_lr", "weight_decay", "server_lr", "encode_work")
 # Fields whose factories take numbers too.
 _FACTORIES = {"budget": registry.BUDGETS, "arrival": registry.ARRIVALS}
@@ -97,6 +106,11 @@ def split_of(
         n_candidates=spec.candidates,
         seed=spec.data_seed,
     )
+
+
+def data_key(spec: Spec) -> tuple[Any, ...]:
+    """What a Spec's data depends on."""
+    return tuple(getattr(spec, name) for name in _DATA)
 
 
 def histories(split: Split) -> Histories:

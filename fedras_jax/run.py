@@ -27,7 +27,7 @@ from fedras_jax.errors import DivergedError, SpecError, StoppedError
 from fedras_jax.progress import Progress, bar
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
-from fedras_jax.types import FedState, PyTree, RoundInfo
+from fedras_jax.types import Arguments, FedState, PyTree, RoundInfo
 
 # Rounds in one call of the compiled program, at most: long enough to hide dispatch, short enough
 # for a progress bar that moves and for diagnostics that fit in memory.
@@ -65,8 +65,9 @@ class Options:
       progress: show a progress bar (needs the extra `progress`).
       log_clients: write clients.parquet too, a row for each client in each round.
       tensorboard: write event files too (needs the extra `tensorboard`).
-      checkpoint_every: rounds between checkpoints; 0: none. With checkpoints, one is also left
-        after the last round, so that more rounds extend the run.
+      checkpoint_every: rounds between checkpoints; 0: none.
+      checkpoint_last: whether one is left of a finished run, so that more rounds extend it and its
+        model can be used. If not, the others are removed as well.
       keep: checkpoints to keep.
       stop: asked between segments of rounds whether to stop there.
       runs_at_once: runs of a group that are vmapped; by platform when None.
@@ -78,6 +79,7 @@ class Options:
     log_clients: bool = False
     tensorboard: bool = False
     checkpoint_every: int = 0
+    checkpoint_last: bool = True
     keep: int = 2
     stop: Callable[[], bool] = lambda: False
     runs_at_once: int | None = None
@@ -134,6 +136,8 @@ def run_group(
     interactions: Interactions | None = None,
     mesh: Mesh | None = None,
     options: Options | None = None,
+    size: int = 1,
+    kept: "Kept | None" = None,
 ) -> list[Result | DivergedError]:
     """Run experiments that differ in numbers alone, in one compiled program.
 
@@ -145,6 +149,8 @@ def run_group(
       workdirs: a results folder each; nothing is written when None.
       interactions, mesh: as in `run`.
       options: how.
+      size: compile for at least so many runs, so that groups of several sizes share a program.
+      kept: what an earlier group has compiled, used again where it fits.
 
     Returns:
       For each a result, or why it diverged; the others go on.
@@ -156,11 +162,13 @@ def run_group(
     options = options or Options()
     first = _same_program(specs)
     folders = _claim(specs, workdirs)
-    split = assembly.split_of(first, data_dir=options.data_dir, interactions=interactions)
     mesh = mesh or (cohort.client_mesh() if jax.device_count() > 1 else None)
     # One run shares its clients over the devices; several are dealt to them whole.
-    over_clients, over_runs = (mesh, None) if len(specs) == 1 else (None, mesh)
+    size = max(size, len(specs))
+    over_clients, over_runs = (mesh, None) if size == 1 else (None, mesh)
     parts: dict[str, Any] = {"chunk": options.chunk_size, "mesh": over_clients}
+    kept = kept or Kept()
+    split = kept.split(first, options.data_dir, interactions)
     plain = [assembly.assemble(spec, split, **parts) for spec in specs]  # all of them can be run
     records = [
         record.Record(
@@ -174,27 +182,72 @@ def run_group(
         )
         for spec, (_, algorithm, _), folder in zip(specs, plain, folders, strict=True)
     ]
-    programs = _Programs(first, specs, split, plain[0][0], over_runs, parts, options)
+    programs = kept.programs(first, split, size, over_runs, parts, options)
     with contextlib.ExitStack() as stack:
         for each in records:
             stack.callback(each.close)
-        done, state = _begin(records, programs)
-        compile_s = programs.compile(state)
-        state, startup_s = _train(records, programs, state, done, options, started)
+        given = programs.arguments(specs)
+        done, state = _begin(records, programs, given)
+        compile_s = programs.compile(given, state)
+        state, startup_s = _train(records, programs, given, state, done, options, started)
         times = {"compile_s": compile_s, "startup_s": startup_s}
         return _results(records, programs, state, split, times)
+
+
+class Kept:
+    """The last data and the last programs of a process, for its next group."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._split: tuple[Any, Split] | None = None
+        self._programs: tuple[Any, _Programs] | None = None
+
+    def split(
+        self, spec: Spec, data_dir: str | os.PathLike | None, interactions: Interactions | None
+    ) -> Split:
+        """The data of a Spec."""
+        key = (assembly.data_key(spec), data_dir, id(interactions))
+        if self._split is None or self._split[0] != key:
+            found = assembly.split_of(spec, data_dir=data_dir, interactions=interactions)
+            self._split = (key, found)
+        return self._split[1]
+
+    def programs(
+        self,
+        spec: Spec,
+        split: Split,
+        size: int,
+        mesh: Mesh | None,
+        parts: dict[str, Any],
+        options: Options,
+    ) -> "_Programs":
+        """Programs for so many runs like this Spec."""
+        key = (assembly.program(spec), id(split), size, mesh, *parts.values(), options.runs_at_once)
+        if self._programs is None or self._programs[0] != key:
+            self._programs = None  # frees what the last ones hold
+            self._programs = (key, _Programs(spec, split, size, mesh, parts, options))
+        return self._programs[1]
 
 
 class _Programs:
     """The compiled functions of a group, and the arrays that live on its devices."""
 
-    def __init__(self, first, specs, split, model, mesh, parts, options):
+    def __init__(
+        self,
+        first: Spec,
+        split: Split,
+        size: int,
+        mesh: Mesh | None,
+        parts: dict[str, Any],
+        options: Options,
+    ) -> None:
         n_devices = 1 if mesh is None else mesh.devices.size
-        self.n_runs = len(specs)
-        # Equally many for each device: the last run is repeated, and those results are dropped.
-        padded = [*specs, *[specs[-1]] * (-len(specs) % n_devices)]
-        given = [assembly.arguments(spec, split.n_clients) for spec in padded]
-        over = {"at_once": options.runs_at_once, "mesh": mesh}
+        self._slots = size + -size % n_devices  # equally many for each device
+        self._n_clients = split.n_clients
+        self._compiled = False
+        over: dict[str, Any] = {"at_once": options.runs_at_once, "mesh": mesh}
+        model, _, data = assembly.assemble(first, split, **parts)
+        ranks_of = assembly.ranking(first, split, model)
 
         def algorithm(given):
             return assembly.assemble(first, split, given=given, **parts)[1]
@@ -211,7 +264,6 @@ class _Programs:
             return cohort.map_runs(one, (given, state), (data, limit), **over)
 
         def rank(state):
-            ranks_of = assembly.ranking(first, split, model)
             return cohort.map_runs(lambda s, _: ranks_of(s), state, (), **over)
 
         def finite(state):
@@ -228,24 +280,32 @@ class _Programs:
         self._dealt = (
             self._everywhere if mesh is None else NamedSharding(mesh, PartitionSpec(cohort.AXIS))
         )
-        assembly.ranking(first, split, model)  # there is something to evaluate
-        self.given = self.deal(jax.tree.map(lambda *x: np.stack(x), *given))
-        self.data = jax.device_put(assembly.histories(split), self._everywhere)
+        self.data = jax.device_put(data, self._everywhere)
         self.init = jax.jit(init, out_shardings=self._dealt)
         self.advance: Any = jax.jit(advance, donate_argnums=1)
         self.rank: Any = jax.jit(rank)
         self.finite = jax.jit(finite)
         self.mesh = mesh or parts["mesh"]
 
-    def deal(self, tree: PyTree) -> PyTree:
-        """Host arrays with a leading axis of runs, on the devices where these run."""
-        return jax.device_put(tree, self._dealt)
+    def arguments(self, specs: Sequence[Spec]) -> Arguments:
+        """The runs' numbers, on the devices where these run."""
+        return self.deal([assembly.arguments(spec, self._n_clients) for spec in specs])
 
-    def compile(self, state: FedState) -> float:
-        """Compile what a run needs; returns seconds."""
+    def deal(self, trees: Sequence[PyTree]) -> PyTree:
+        """Host arrays of every run, stacked, on the devices where these run.
+
+        The last run is repeated in slots that are left; what comes out there is dropped.
+        """
+        padded = [*trees, *[trees[-1]] * (self._slots - len(trees))]
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *padded), self._dealt)
+
+    def compile(self, given: Arguments, state: FedState) -> float:
+        """Compile what a run needs, once; returns seconds."""
         started = time.perf_counter()
-        self.advance = self.advance.lower(self.given, state, self.data, SEGMENT).compile()
-        self.rank = self.rank.lower(state).compile()
+        if not self._compiled:
+            self.advance = self.advance.lower(given, state, self.data, SEGMENT).compile()
+            self.rank = self.rank.lower(state).compile()
+            self._compiled = True
         return time.perf_counter() - started
 
 
@@ -276,29 +336,30 @@ def _claim(
     ]
 
 
-def _begin(records: list[record.Record], programs: _Programs) -> tuple[int, FedState]:
+def _begin(
+    records: list[record.Record], programs: _Programs, given: Arguments
+) -> tuple[int, FedState]:
     """Rounds that are done, and the state after them.
 
     Raises:
       SpecError: the runs stand at different rounds.
       ResultsError: checkpoints that cannot be used.
     """
-    stacked = jax.eval_shape(programs.init, programs.given)
+    stacked = jax.eval_shape(programs.init, given)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
     found = [each.resume(one) for each in records]
     done = {round_ for round_, _ in found}
     if len(done) > 1:
         raise SpecError(f"runs of a group stand at different rounds: {sorted(done)}")
     if done == {0}:
-        return 0, programs.init(programs.given)
-    states = [state for _, state in found]
-    states += [states[-1]] * (jax.tree.leaves(stacked)[0].shape[0] - len(states))
-    return done.pop(), programs.deal(jax.tree.map(lambda *x: np.stack(x), *states))
+        return 0, programs.init(given)
+    return done.pop(), programs.deal([state for _, state in found])
 
 
 def _train(
     records: list[record.Record],
     programs: _Programs,
+    given: Arguments,
     state: FedState,
     done: int,
     options: Options,
@@ -317,7 +378,7 @@ def _train(
         while done < spec.rounds and any(each.diverged is None for each in records):
             began = time.perf_counter()
             until = _next_stop(done, spec, options)
-            state, info = programs.advance(programs.given, state, programs.data, until - done)
+            state, info = programs.advance(given, state, programs.data, until - done)
             _add(records, info, np.asarray(programs.finite(state)), until - done)
             done = until
             startup_s = startup_s or time.perf_counter() - started
@@ -329,7 +390,9 @@ def _train(
             seconds = time.perf_counter() - began
             for each in records:
                 each.trained_s += seconds
-            if stopping or (every and (done % every == 0 or done == spec.rounds)):
+            last = done == spec.rounds
+            due = every and (options.checkpoint_last if last else done % every == 0)
+            if stopping or due:
                 host = jax.tree.map(np.asarray, state)
                 for i, each in enumerate(records):
                     each.save(jax.tree.map(lambda x, i=i: x[i], host))

@@ -1,0 +1,142 @@
+"""Run many experiments that differ along axes.
+
+    python -m experiments.sweep --file=experiments/configs/sweep.yaml --workdir=results/sweep
+    python -m experiments.sweep --axis=seed=[0,1,2] --axis=client_lr=[0.25,0.5] --rounds=100 \
+        --workdir=results/rates
+
+A sweep file holds a base and axes (`fedras_jax/axes.py` has the format); flags override the base,
+and --axis adds a grid. Runs that differ in numbers alone share a compiled program and go side by
+side; --dry_run shows the groups. A run's folder is named by what it is, so the same command again
+runs what is left. Prints a table of all runs.
+"""
+
+from typing import Any
+
+from absl import app
+from absl import flags as absl_flags
+
+from experiments import flags
+from fedras_jax import axes, report
+from fedras_jax.errors import SpecError, StoppedError
+
+absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
+
+FILE = absl_flags.DEFINE_string("file", None, "Sweep file, YAML or JSON.")
+AXIS = absl_flags.DEFINE_multi_string(
+    "axis", [], "FIELD=[VALUE,...]: an axis of a grid, on top of the file's. Repeatable."
+)
+DRY_RUN = absl_flags.DEFINE_bool("dry_run", False, "Show the plan, and run nothing.")
+SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, for job arrays.")
+MEMORY_GIB = absl_flags.DEFINE_float("memory_gib", 4.0, "Memory that a group may take, GiB.")
+RUNS_AT_ONCE = absl_flags.DEFINE_integer(
+    "runs_at_once", None, "Runs of a group that are vmapped on a device; default: by platform."
+)
+KEEP_MODELS = absl_flags.DEFINE_bool(
+    "keep_models", False, "Leave a checkpoint of every finished run."
+)
+ENGINE = absl_flags.DEFINE_enum("engine", "local", ["local", "ray", "slurm"], "What runs groups.")
+RAY_ADDRESS = absl_flags.DEFINE_string(
+    "ray_address", None, "Of a Ray cluster; default: start one on this machine."
+)
+CPUS = absl_flags.DEFINE_integer("cpus", 1, "Of a group on ray or slurm.")
+GPUS = absl_flags.DEFINE_float("gpus", 0.0, "Of a group on ray or slurm.")
+SLURM_ARG = absl_flags.DEFINE_multi_string(
+    "slurm_arg", [], "NAME=VALUE for submitit, as in slurm_partition=gpu. Repeatable."
+)
+
+COLUMNS = (("hr@10", "{:.4f}"), ("ndcg@10", "{:.4f}"), ("payload.up_bytes_mean", "{:,.0f}"))
+
+
+def main(argv: list[str]) -> None:
+    with flags.friendly_errors():
+        flags.no_arguments(argv)
+        base, blocks = axes.read(FILE.value) if FILE.value else ({}, [])
+        blocks = [*blocks, *_grid()]
+        if not blocks:
+            raise SpecError("no axes: give --file or --axis=FIELD=[VALUE,...]")
+        if flags.WORKDIR.value is None:
+            raise SpecError("--workdir is needed: a sweep is too long to be lost")
+        specs = axes.expand(flags.spec_from_flags(base), blocks)
+        flags.start_devices()
+        from fedras_jax import results, sweep
+        from fedras_jax.run import Options  # after the devices are set up
+
+        options = Options(
+            **flags.options_from_flags(
+                stop=flags.stop_when_told(),
+                checkpoint_last=KEEP_MODELS.value,
+                runs_at_once=RUNS_AT_ONCE.value,
+            )
+        )
+        planned = sweep.plan(
+            specs,
+            flags.WORKDIR.value,
+            memory_gib=MEMORY_GIB.value,
+            shard=_shard(),
+            options=options,
+            devices=None if ENGINE.value == "local" else CPUS.value,
+        )
+        print(planned.describe(), flush=True)
+        if DRY_RUN.value:
+            return
+        failed = []
+        done = sweep.execute(planned, flags.WORKDIR.value, engine=_engine(), options=options)
+        for ended in done:
+            for folder, why in ended.diverged:
+                print(f"{folder} diverged: {why}", flush=True)
+            failed += [f"{ended.task.name}: {ended.error}"] if ended.error else []
+        folders = [sweep.folder_of(flags.WORKDIR.value, spec) for spec in specs]
+        there = [folder for folder in folders if folder.exists()]
+        if there:
+            print(report.render(*_table(results.load(there).to_pylist(), blocks)))
+        if failed:
+            raise StoppedError("failed: " + "; ".join(failed))
+
+
+def _grid() -> list[axes.Block]:
+    """What `--axis` says.
+
+    Raises:
+      SpecError: an axis without values.
+    """
+    found: dict[str, Any] = {}
+    for entry in AXIS.value:
+        name, equals, _ = entry.partition("=")
+        if not equals:
+            raise SpecError(f"--axis={entry}: expected FIELD=[VALUE,...]")
+        if name in found:
+            raise SpecError(f"--axis={entry}: {name} is there twice")
+        found |= flags.parse_args("axis", [entry])
+    return [{"grid": found}] if found else []
+
+
+def _shard() -> tuple[int, int]:
+    i, slash, n = SHARD.value.partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal()):
+        raise SpecError(f"--shard={SHARD.value}: expected i/n, as in 0/4")
+    return int(i), int(n)
+
+
+def _engine() -> Any:
+    from fedras_jax import engines
+
+    if ENGINE.value == "ray":
+        return engines.ray(RAY_ADDRESS.value, cpus=CPUS.value, gpus=GPUS.value)
+    if ENGINE.value == "slurm":
+        args = flags.parse_args("slurm_arg", SLURM_ARG.value)
+        folder = f"{flags.WORKDIR.value}/slurm"
+        return engines.slurm(folder, cpus=CPUS.value, gpus=int(GPUS.value), **args)
+    return engines.local
+
+
+def _table(rows: list[dict[str, Any]], blocks: list[axes.Block]) -> tuple[Any, Any]:
+    """What varies and what came out, for `report.render`."""
+    varied = [name for block in blocks for inner in block.values() for name in inner]
+    varied = [name for name in dict.fromkeys(varied) if any(row.get(name) for row in rows)]
+    columns = [("status", "status", "{}"), *((name, name, "{}") for name in varied)]
+    columns += [(name, name, form) for name, form in COLUMNS]
+    return [{name: row.get(name) for name, _, _ in columns} for row in rows], tuple(columns)
+
+
+if __name__ == "__main__":
+    app.run(main)
