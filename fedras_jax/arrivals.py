@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Array, Arrival, Settled
+from fedras_jax.types import Array, Arrival, Number, Settled
 
 
 def _latest(seconds: Array, present: Array) -> Array:
@@ -32,7 +32,7 @@ def synchronous() -> Arrival:
     return Arrival(settle, alone)
 
 
-def deadline(seconds: float) -> Arrival:
+def deadline(seconds: Number) -> Arrival:
     """The server waits for so long at most; what comes later is dropped.
 
     Raises:
@@ -82,7 +82,7 @@ def over_commit(wanted: int) -> Arrival:
     return Arrival(settle, wanted=wanted)
 
 
-def buffered(in_flight: int, *, staleness_power: float = 0.5) -> Arrival:
+def buffered(in_flight: int, *, staleness_power: Number = 0.5) -> Arrival:
     """Asynchronous rounds: the server steps when a cohort's worth of clients has reported back.
 
     `in_flight` clients are at work at once. They train when they are sent out, on the public table

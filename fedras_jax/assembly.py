@@ -28,6 +28,7 @@ from fedras_jax.types import (
     FedState,
     Histories,
     LocalTraining,
+    Number,
     Profile,
     RecModel,
 )
@@ -74,12 +75,12 @@ def program(spec: Spec) -> str:
 
 
 def _numbers(spec: Spec) -> dict[str, float]:
-    """The floats that may be tracers, by their path: a Spec's own, and those of its policies."""
+    """Numbers that may be tracers, by their path: a Spec's own, and those of its policies."""
     found = {name: getattr(spec, name) for name in _NUMBERS}
     for kind, factories in _FACTORIES.items():
         given = getattr(spec, f"{kind}_args")
         for parameter in inspect.signature(factories[getattr(spec, kind)]).parameters.values():
-            if parameter.annotation is float:
+            if parameter.annotation == Number:
                 value = given.get(parameter.name, parameter.default)
                 found[f"{kind}_args.{parameter.name}"] = value
     return found

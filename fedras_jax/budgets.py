@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Array, Budget, Outlook
+from fedras_jax.types import Array, Budget, Number, Outlook
 
 
 def fixed(k: int | None = None) -> Budget:
@@ -67,7 +67,7 @@ def schedule(k: Sequence[int], until: Sequence[int]) -> Budget:
     return Budget(allocate, max_actions=max(k))
 
 
-def bandwidth(seconds: float, k_min: int = 1) -> Budget:
+def bandwidth(seconds: Number, k_min: int = 1) -> Budget:
     """The largest k whose upload takes at most so long on the client's own uplink.
 
     Args:
@@ -86,7 +86,7 @@ def bandwidth(seconds: float, k_min: int = 1) -> Budget:
     return Budget(allocate)
 
 
-def distortion(tolerance: float, k_min: int = 1) -> Budget:
+def distortion(tolerance: Number, k_min: int = 1) -> Budget:
     """The smallest k whose relative squared error is at most `tolerance`; all where none is.
 
     Args:
@@ -107,7 +107,7 @@ def distortion(tolerance: float, k_min: int = 1) -> Budget:
     return Budget(allocate, needs_error=True)
 
 
-def round_time(seconds: float, k_min: int = 1) -> Budget:
+def round_time(seconds: Number, k_min: int = 1) -> Budget:
     """Least distortion over the cohort with nobody later than `seconds`.
 
     Errors fall with k and clients do not share links, so this falls apart into clients: each takes
@@ -129,7 +129,7 @@ def round_time(seconds: float, k_min: int = 1) -> Budget:
     return Budget(allocate)
 
 
-def joint(bytes_mean: float, k_min: int = 1, gain: float = 0.2) -> Budget:
+def joint(bytes_mean: Number, k_min: int = 1, gain: Number = 0.2) -> Budget:
     """Least distortion over the cohort under a budget of bytes, by a price that the server names.
 
     Each client takes the k with the least error + price x bits. For any price that is the best
@@ -164,7 +164,7 @@ def joint(bytes_mean: float, k_min: int = 1, gain: float = 0.2) -> Budget:
     return Budget(allocate, init=lambda: jnp.float32(-3), update=update, needs_error=True)
 
 
-def adaptive(weight: float = 1.0, k_min: int = 1) -> Budget:
+def adaptive(weight: Number = 1.0, k_min: int = 1) -> Budget:
     """The k at which a further action would cost more time than it saves error.
 
     Each client takes the k with the least error + weight x (its time with k actions / the time that
@@ -217,7 +217,7 @@ def _cheapest(cost: Array, k_min: int) -> Array:
     return jnp.argmin(low).astype(jnp.int32)
 
 
-def _positive(policy: str, **values: float) -> None:
+def _positive(policy: str, **values: Number) -> None:
     for name, value in values.items():
         if isinstance(value, jax.core.Tracer):  # a sweep's: whoever names its values checks them
             continue

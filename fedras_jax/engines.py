@@ -59,6 +59,7 @@ def work(task: Task, options: Options, kept: Kept | None = None) -> Done:
       FedrasError: as `run.run_group`.
     """
     specs = [Spec.from_json(fields) for fields in task.specs]
+    options = dataclasses.replace(options, keep_states=False)
     found = run_group(specs, workdirs=task.folders, options=options, size=task.size, kept=kept)
     pairs = zip(task.folders, found, strict=True)
     return Done(

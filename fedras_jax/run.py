@@ -43,7 +43,7 @@ class Result:
       summary: what `summary.json` holds.
       rounds: one dict a round, what `rounds.parquet` holds.
       ranks: int32 [U], final rank of each client's held-out item, 0 where there is none.
-      state: the final state, on device.
+      state: the final state, on device; None where `Options.keep_states` says so.
       split: the data it ran on.
     """
 
@@ -51,7 +51,7 @@ class Result:
     summary: dict[str, Any]
     rounds: list[dict[str, Any]]
     ranks: np.ndarray
-    state: FedState
+    state: FedState | None
     split: Split
 
 
@@ -69,6 +69,7 @@ class Options:
       checkpoint_last: whether one is left of a finished run, so that more rounds extend it and its
         model can be used. If not, the others are removed as well.
       keep: checkpoints to keep.
+      keep_states: whether results hold the runs' final states.
       stop: asked between segments of rounds whether to stop there.
       runs_at_once: runs of a group that are vmapped; by platform when None.
     """
@@ -81,6 +82,7 @@ class Options:
     checkpoint_every: int = 0
     checkpoint_last: bool = True
     keep: int = 2
+    keep_states: bool = True
     stop: Callable[[], bool] = lambda: False
     runs_at_once: int | None = None
 
@@ -191,7 +193,7 @@ def run_group(
         compile_s = programs.compile(given, state)
         state, startup_s = _train(records, programs, given, state, done, options, started)
         times = {"compile_s": compile_s, "startup_s": startup_s}
-        return _results(records, programs, state, split, times)
+        return _results(records, programs, state, split, options.keep_states, times)
 
 
 class Kept:
@@ -431,12 +433,13 @@ def _results(
     programs: _Programs,
     state: FedState,
     split: Split,
+    keep_states: bool,
     times: dict[str, float],
 ) -> list[Result | DivergedError]:
     """Every run's result, written down."""
     done: list[Result | DivergedError] = []
     for i, each in enumerate(records):
-        own = jax.tree.map(lambda x, i=i: x[i], state)
+        own: FedState | None = jax.tree.map(lambda x, i=i: x[i], state)
         trained = record.clients_in(each.rows)
         try:
             summary = each.finish(
@@ -457,6 +460,7 @@ def _results(
         except DivergedError as e:
             done.append(e)
         else:
+            own = own if keep_states else None
             done.append(Result(each.spec, summary, each.rows, each.ranks, own, split))
     return done
 

@@ -22,6 +22,8 @@ from flax import struct
 
 PyTree = Any
 Array = jax.Array
+# A hyper-parameter that may be a tracer, so that one compiled program serves all its values.
+Number = float | Array
 
 
 # ---------------------------------------------------------------- arrays
@@ -533,7 +535,7 @@ class Arrival(NamedTuple):
     weigh: Callable[[Array], Array] | None = None
     in_flight: int = 0
     wanted: int = 0
-    deadline: float | None = None
+    deadline: Number | None = None
 
 
 class Reducer(NamedTuple):

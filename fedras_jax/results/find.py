@@ -77,8 +77,9 @@ def find(paths: Paths) -> list[Found]:
             raise ResultsError(f"{root} cannot be searched for runs: {e}") from e
         if not found:
             raise ResultsError(f"no run below {root}: there is no folder with a spec.json")
+        place = os.path.realpath(root)
         for run in found:
-            runs.setdefault(os.path.realpath(run.folder), run)
+            runs.setdefault(os.path.normpath(os.path.join(place, run.name)), run)
     return list(runs.values())
 
 
@@ -187,7 +188,8 @@ def table(run: Found, name: str, *, needed: bool = False) -> pa.Table | None:
     paths = [run.folder / f"{name}.parquet"] if f"{name}.parquet" in run.files else []
     if f"{name}.parts" in run.files:
         paths += sorted((run.folder / f"{name}.parts").glob("*.parquet"))
-    pieces, seen = [], 0
+    pieces: list[pa.Table] = []
+    seen = 0
     for path in paths:
         try:
             piece = read_parquet(path)

@@ -8,7 +8,8 @@ run's files don't change; these files may be deleted.
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,16 @@ def load(paths: Paths, table: str = "runs") -> pa.Table:
     for part, number in _parts(runs, rows, table):
         rest = part.read() if isinstance(part, index.Indexed) else part
         pieces.append(index.renumbered(rest, number))
-    whole = pa.concat_tables(pieces, promote_options="permissive") if pieces else None
-    codes = np.zeros(0, np.int32) if whole is None else whole["run"].to_numpy()
+    empty = pa.table({"run": pa.array([], pa.int32())})
+    whole = pa.concat_tables(pieces or [empty], promote_options="permissive")
+    codes = whole["run"].to_numpy()
     seeds = np.array([row["seed"] for row in rows], np.int64)
     columns: dict[str, Any] = {
         "folder": find.coded(codes, [str(run.folder) for run in runs]),
         "digest": find.coded(codes, [row["digest"] for row in rows]),
         "seed": seeds[codes],
     }
-    for name in () if whole is None else whole.column_names:
+    for name in whole.column_names:
         if name != "run":
             columns[name] = whole[name]
     return pa.table(columns)
@@ -117,8 +119,11 @@ def query(paths: Paths, sql: str) -> pa.Table:
             if re.search(rf"\b{name}\b", sql, re.IGNORECASE):
                 _register(db, name, _parts(runs, rows, name))
         try:
-            return db.sql(sql).to_arrow_table()
-        except (duckdb.Error, AttributeError) as e:  # None, of a statement that returns nothing
+            answer = db.sql(sql)
+            if answer is None:
+                raise ResultsError(f"the statement asks for nothing: {sql!r}")
+            return answer.to_arrow_table()
+        except duckdb.Error as e:
             raise ResultsError(f"DuckDB cannot answer: {e}") from e
 
 
@@ -204,11 +209,8 @@ def _parts(
             alone += members
             continue
         own = {index.key(runs[i]): i for i in members}
-        known = index.refresh(
-            root / f"{name}-index.parquet",
-            [runs[i] for i in members if rows[i]["status"] in _ENDED[name]],
-            lambda run, own=own: read(own[index.key(run)]),
-        )
+        ended = [runs[i] for i in members if rows[i]["status"] in _ENDED[name]]
+        known = index.refresh(root / f"{name}-index.parquet", ended, partial(_by_key, read, own))
         if known is None:
             alone += members
             continue
@@ -224,6 +226,12 @@ def _parts(
         whole = whole.append_column("run", pa.array(run, pa.int32()))
         parts.append((whole, np.arange(len(runs), dtype=np.int32)))
     return parts
+
+
+def _by_key(
+    read: Callable[[int], pa.Table | None], own: Mapping[tuple[str, str], int], run: Found
+) -> pa.Table | None:
+    return read(own[index.key(run)])
 
 
 def _table(runs: Sequence[Found], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

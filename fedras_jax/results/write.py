@@ -138,11 +138,14 @@ class Log:
             tables.append(table.filter(pa.array((rounds > seen) & (rounds <= round_))))
             seen = max(seen, int(rounds.max(initial=0)))
         found = pa.concat_tables(tables, promote_options="default") if tables else None
-        shutil.rmtree(self._parts, ignore_errors=True)
-        if found is not None and found.num_rows:
-            self._write(found)
-            return found
-        return None
+        if found is not None and not found.num_rows:
+            found = None
+        # What is kept is whole on disk before anything is removed.
+        place = None if found is None else self._write(found)
+        for path in self._parts.glob("*.parquet"):
+            if path != place:
+                path.unlink()
+        return found
 
     def write(self, columns: Mapping[str, Sequence | np.ndarray]) -> None:
         """Append rows, which have a column `round`."""
@@ -163,14 +166,16 @@ class Log:
             self._waiting = []
             self._write(table)
 
-    def _write(self, table: pa.Table) -> None:
+    def _write(self, table: pa.Table) -> Path:
         try:
             self._parts.mkdir(exist_ok=True)
         except OSError as e:
             raise ResultsError(f"{self._parts} cannot be written: {e}") from e
         last = int(table["round"].to_numpy().max())
-        with whole(self._parts / f"{last:08d}.parquet") as part:
+        place = self._parts / f"{last:08d}.parquet"
+        with whole(place) as part:
             pq.write_table(table, part)
+        return place
 
     def finish(self) -> None:
         """Make one file of the parts.

@@ -1,0 +1,240 @@
+"""A run that is stopped and goes on ends as one that was not."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import fedras_jax
+from fedras_jax import checkpoint, cohort
+from fedras_jax.errors import ResultsError, SpecError, StoppedError
+from fedras_jax.run import Kept, Options, run_group
+from fedras_jax.spec import Spec
+
+SPEC = Spec(
+    dataset="synthetic:60x90x12",
+    dim=8,
+    rounds=8,
+    eval_every=3,
+    cohort_size=10,
+    batch_size=32,
+    candidates=20,
+    # What a state may hold: feedback, payloads in flight, a velocity, a server's moments.
+    codec="directional",
+    codec_args={"k": 8},
+    feedback_rows=4,
+    budget="schedule",
+    budget_args={"k": [8, 4], "until": [3]},
+    profile="mobile",
+    profile_args={"failure": 0.1},
+    arrival="buffered",
+    arrival_args={"in_flight": 20},
+    downlink="directional",
+    downlink_args={"k": 8},
+    downlink_momentum=0.5,
+    server_optimizer="adam",
+    server_lr=0.01,
+)
+# Reads of empty files that fail side by side outlive the event loop of Orbax that started them.
+LEFT_BEHIND = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+OPTIONS = {"log_clients": True, "checkpoint_every": 2, "keep": 3}
+
+
+KEPT = Kept()  # one program for the whole file
+
+
+def run(spec, workdir, **options):
+    (result,) = run_group(
+        [spec],
+        workdirs=[workdir],
+        mesh=cohort.client_mesh(1),
+        options=Options(**options),
+        kept=KEPT,
+    )
+    return result
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing has happened to: its folder and its result."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, run(SPEC, workdir, log_clients=True)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of one that was stopped after round 4, two segments before its end."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    asked = iter([False, False, True])  # after rounds 2, 3 and 4
+    with pytest.raises(StoppedError, match="stopped after round 4 of 8"):
+        run(SPEC, workdir, stop=lambda: next(asked), **OPTIONS)
+    return workdir
+
+
+@pytest.fixture
+def folder(stopped, tmp_path):
+    """A copy of it to do things to."""
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def assert_same(workdir, result, whole):
+    """Metrics, payload, digest, every row and every file of both runs."""
+    other, expected = whole
+    assert result.rounds == expected.rounds
+    np.testing.assert_array_equal(result.ranks, expected.ranks)
+    for entry in ("metrics", "payload", "clock", "clients", "state_digest"):
+        assert result.summary[entry] == expected.summary[entry]
+    for name in ("rounds", "clients", "ranks"):
+        mine, theirs = (pq.read_table(f / f"{name}.parquet") for f in (workdir, other))
+        assert mine.equals(theirs), name
+    assert not list(workdir.glob("*.parts"))
+
+
+def test_a_run_goes_on_where_it_was_stopped(folder, whole):
+    assert not (folder / "summary.json").exists()
+    assert checkpoint.rounds_in(folder) == [2, 4]
+    result = run(SPEC, folder, **OPTIONS)
+    assert_same(folder, result, whole)
+    assert checkpoint.rounds_in(folder) == [4, 6, 8]
+
+
+def test_rows_after_the_last_checkpoint_are_run_again(folder, whole):
+    """As after `kill -9`: rows of round 3 are there, its checkpoint is not."""
+    shutil.rmtree(folder / "checkpoints/4")
+    parts = sorted((folder / "rounds.parts").iterdir())
+    assert [part.name for part in parts] == [f"{r:08d}.parquet" for r in (2, 3, 4)]
+    (folder / "checkpoints/4.orbax-checkpoint-tmp").mkdir()  # it was being written
+    result = run(SPEC, folder, log_clients=True)
+    assert_same(folder, result, whole)
+
+
+def _spoil(step):
+    """Empty the files that hold a checkpoint's arrays."""
+    files = [path for path in step.rglob("d/*") if path.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(b"")
+
+
+@LEFT_BEHIND
+def test_a_torn_checkpoint_falls_back_to_the_one_before(folder, whole, caplog):
+    _spoil(folder / "checkpoints/4")
+    with caplog.at_level(logging.WARNING):
+        result = run(SPEC, folder, **OPTIONS)
+    assert_same(folder, result, whole)
+    assert "checkpoints/4 is torn, and set aside" in caplog.text
+    assert (folder / "checkpoints/torn-4").exists()
+
+
+@LEFT_BEHIND
+def test_arrays_that_a_disk_has_changed_are_noticed(folder, caplog):
+    about = next((folder / "checkpoints/4/about").glob("metadata"))
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps(content | {"digest": "0" * 64}))
+    with caplog.at_level(logging.WARNING):
+        run(SPEC, folder)
+    assert "its arrays are not those that were saved" in caplog.text
+
+
+@LEFT_BEHIND
+def test_if_all_are_torn_nothing_is_overwritten(folder):
+    for step in (2, 4):
+        _spoil(folder / f"checkpoints/{step}")
+    with pytest.raises(ResultsError, match=r"no checkpoint in .* can be read \(round 4: .*round 2"):
+        run(SPEC, folder)
+    assert checkpoint.rounds_in(folder) == [2, 4]
+
+
+def test_more_rounds_extend_a_finished_run(tmp_path, whole):
+    short = SPEC.replace(rounds=4)
+    run(short, tmp_path / "run", **OPTIONS)
+    result = run(SPEC, tmp_path / "run", **OPTIONS)
+    # It was evaluated where it ended first, too.
+    assert result.rounds[3].pop("hr@10") > 0
+    expected = [dict(row) for row in whole[1].rounds]
+    assert {k: v for k, v in result.rounds[3].items() if "@" not in k} == expected[3]
+    assert result.rounds[:3] + result.rounds[4:] == expected[:3] + expected[4:]
+    assert result.summary["state_digest"] == whole[1].summary["state_digest"]
+    assert result.summary["rounds"] == 8
+
+
+def test_fewer_rounds_than_there_are_are_refused(folder):
+    with pytest.raises(ResultsError, match="is at round 4, beyond rounds=3: ask for more rounds"):
+        run(SPEC.replace(rounds=3), folder)
+
+
+def test_a_finished_run_is_left_as_it_is(folder, whole):
+    first = run(SPEC, folder, **OPTIONS)
+    again = run(SPEC, folder, **OPTIONS)
+    assert_same(folder, again, whole)
+    speed = ("clients_per_s", "runs")
+    assert [again.summary["speed"][k] for k in speed] == [first.summary["speed"][k] for k in speed]
+
+
+def test_checkpoints_of_another_spec_are_refused_with_the_difference(folder, tmp_path):
+    other = SPEC.replace(seed=5)
+    fedras_jax.results.claim(tmp_path / "other", other)
+    shutil.copytree(folder / "checkpoints", tmp_path / "other/checkpoints")
+    with pytest.raises(ResultsError, match=r"of another experiment \(seed: 0, not 5\)"):
+        run(other, tmp_path / "other")
+
+
+def test_checkpoints_of_another_version_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    with pytest.raises(ResultsError, match="holds checkpoints of version 1, this is version 2"):
+        run(SPEC, folder)
+
+
+def test_a_checkpoint_without_its_rows_is_refused(folder):
+    (folder / "rounds.parts/00000002.parquet").unlink()
+    with pytest.raises(ResultsError, match="but not the rows of all rounds until then"):
+        run(SPEC, folder)
+
+
+def test_a_part_that_is_half_written_is_named(folder):
+    (folder / "rounds.parts/00000002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ResultsError, match=r"00000002\.parquet cannot be read"):
+        run(SPEC, folder)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_what_is_whole(folder, whole, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pq, "write_table", full)
+        with pytest.raises(ResultsError, match=r"cannot be written \(.*No space left on device"):
+            run(SPEC, folder, **OPTIONS)
+    assert checkpoint.rounds_in(folder) == [2, 4]
+    assert_same(folder, run(SPEC, folder, **OPTIONS), whole)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file where a folder should be")
+    saving = checkpoint.Checkpoints(tmp_path, SPEC)
+    with pytest.raises(ResultsError, match=r"cannot be written .*earlier checkpoints are whole"):
+        saving.save(1, {"x": np.zeros(3)})
+
+
+def test_event_files_hold_every_round(tmp_path):
+    board = pytest.importorskip("tensorboardX")
+    run(SPEC.replace(rounds=2), tmp_path / "r", tensorboard=True)
+    (path,) = (tmp_path / "r/tensorboard").iterdir()
+    records = []
+    data = path.read_bytes()
+    while data:  # TFRecord: length, its checksum, the event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        records.append(board.proto.event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    told = {(e.step, v.tag): v.simple_value for e in records for v in e.summary.value}
+    assert {step for step, _ in told} == {1, 2}
+    assert (2, "ndcg_10") in told  # TensorBoard allows no @
+
+
+@pytest.mark.parametrize("option", [{"checkpoint_every": -1}, {"keep": 0}])
+def test_options_out_of_range_are_refused(option):
+    with pytest.raises(SpecError, match="must be at least"):
+        fedras_jax.run(SPEC, **option)
