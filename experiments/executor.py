@@ -1,6 +1,7 @@
-"""Runs the Specs of a grid, one after another, and remembers those that are done."""
+"""Runs an arm's Specs side by side, one arm after another, and remembers those that are done."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,21 @@ import numpy as np
 
 from experiments import flags
 from fedras_jax import results
+from fedras_jax.errors import DivergedError
 from fedras_jax.spec import Spec
+
+Outcome = tuple[dict[str, Any], np.ndarray]
 
 
 class Executor:
-    """Runs a Spec, or loads what its folder holds.
+    """Runs Specs, or loads what their folders hold.
 
     Attributes:
       ran: how many it has run.
     """
 
     def __init__(self, programs: Path, *, log_clients: bool = False) -> None:
-        """Keeps compiled programs in a folder, for an arm's other seeds and for the next start."""
+        """Keeps compiled programs in a folder, for the next start."""
         self.ran, self._log_clients = 0, log_clients
         self._mesh = flags.start_devices()
         import jax
@@ -28,21 +32,51 @@ class Executor:
             jax.config.update("jax_compilation_cache_dir", str(programs))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
-    def __call__(self, spec: Spec, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
-        """Summary and final ranks."""
-        stored = results.read_finished(folder, spec)
-        if stored is not None and (not self._log_clients or (folder / "clients.parquet").exists()):
-            return stored
+    def __call__(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
+        """Summary and final ranks of Specs that differ in numbers alone, by folder."""
+        done: dict[Path, Outcome | DivergedError] = {}
+        for folder, spec in specs.items():
+            stored = results.read_finished(folder, spec)
+            logged = not self._log_clients or (folder / "clients.parquet").exists()
+            if stored is not None and logged:
+                done[folder] = stored
+        left = {folder: spec for folder, spec in specs.items() if folder not in done}
+        if left:
+            done |= self._run(left)
+        return done
+
+    def _run(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
         import jax
 
-        from fedras_jax.run import run  # after the devices are set up
+        from fedras_jax.run import Options, run_group  # after the devices are set up
 
-        self.ran += 1
-        done = run(
-            spec,
-            workdir=folder,
-            mesh=self._mesh,
-            **flags.options_from_flags(progress=False, log_clients=self._log_clients),
+        # Not resumable within an arm: an arm takes minutes, and what is done is not run again.
+        options = Options(
+            **flags.options_from_flags(
+                progress=False,
+                log_clients=self._log_clients,
+                checkpoint_every=0,
+                keep_states=False,
+            )
+        )
+        self.ran += len(specs)
+        found = run_group(
+            list(specs.values()), workdirs=list(specs), mesh=self._mesh, options=options
         )
         jax.clear_caches()  # in memory: a grid has too many programs to keep
-        return done.summary, done.ranks
+        return {
+            folder: one if isinstance(one, DivergedError) else (one.summary, one.ranks)
+            for folder, one in zip(specs, found, strict=True)
+        }
+
+
+def all_of(found: Mapping[Path, Outcome | DivergedError]) -> list[Outcome]:
+    """What all runs came to.
+
+    Raises:
+      DivergedError: one of them has diverged.
+    """
+    for one in found.values():
+        if isinstance(one, DivergedError):
+            raise one
+    return [one for one in found.values() if not isinstance(one, DivergedError)]

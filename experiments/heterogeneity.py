@@ -18,7 +18,7 @@ from absl import app
 from absl import flags as absl_flags
 
 from experiments import arms, flags, grids
-from experiments.executor import Executor
+from experiments.executor import Executor, all_of
 from fedras_jax import metrics, report, results, timing, timing_plot
 from fedras_jax.errors import DivergedError, SpecError
 from fedras_jax.spec import Spec
@@ -84,9 +84,11 @@ def _scenario(base: Spec, text: str) -> Spec:
 def _timed(arm: str, spec: Spec, seeds: list[int], folder: Path, execute: Executor) -> timing.Timed:
     """An arm in a scenario, run or loaded."""
     rounds, clients, finals = [], [], []
-    for seed in seeds:
-        here = folder / report.folder_name(arm) / f"seed{seed}"
-        execute(spec.replace(seed=seed), here)
+    places = {
+        folder / report.folder_name(arm) / f"seed{seed}": spec.replace(seed=seed) for seed in seeds
+    }
+    all_of(execute(places))
+    for here in places:
         finals.append(results.read_columns(here / "ranks.parquet"))
         rounds.append(results.read_columns(here / "rounds.parquet"))
         clients.append(results.read_columns(here / "clients.parquet"))

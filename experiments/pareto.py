@@ -18,7 +18,7 @@ from absl import app
 from absl import flags as absl_flags
 
 from experiments import arms, flags, grids
-from experiments.executor import Executor
+from experiments.executor import Executor, all_of
 from fedras_jax import pareto, pareto_plot, report
 from fedras_jax.errors import DivergedError, SpecError
 from fedras_jax.spec import Spec
@@ -103,7 +103,8 @@ def _run_all(
                     spec.replace(seed=seeds[0]), rates, workdir / "tune" / folder, execute
                 )
                 spec = spec.replace(client_lr=lr)
-            runs = [execute(spec.replace(seed=s), workdir / folder / f"seed{s}") for s in seeds]
+            places = {workdir / folder / f"seed{s}": spec.replace(seed=s) for s in seeds}
+            runs = all_of(execute(places))
         except DivergedError as e:
             if name == BASELINE:
                 raise
@@ -129,14 +130,12 @@ def _best_rate(spec: Spec, rates: list[float], folder: Path, execute: Executor) 
     Raises:
       DivergedError: with all of them training diverges.
     """
-    found = {}
-    for lr in rates:
-        try:
-            tried = spec.replace(client_lr=lr, evaluate_on="valid")
-            summary, _ = execute(tried, folder / f"lr{lr:g}")
-            found[lr] = summary["metrics"]["ndcg@10"]
-        except DivergedError:
-            continue
+    tried = {folder / f"lr{lr:g}": spec.replace(client_lr=lr, evaluate_on="valid") for lr in rates}
+    found = {
+        tried[place].client_lr: one[0]["metrics"]["ndcg@10"]
+        for place, one in execute(tried).items()
+        if not isinstance(one, DivergedError)
+    }
     if not found:
         raise DivergedError(f"training diverges with each of {rates}")
     return max(found, key=lambda lr: found[lr])
