@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
             raise SpecError("--workdir is needed: a sweep is too long to be lost")
         specs = axes.expand(flags.spec_from_flags(base), blocks)
         flags.start_devices()
-        from fedras_jax import results, sweep
+        from fedras_jax import results, sweeps
         from fedras_jax.run import Options  # after the devices are set up
 
         options = Options(
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
                 runs_at_once=RUNS_AT_ONCE.value,
             )
         )
-        planned = sweep.plan(
+        planned = sweeps.plan(
             specs,
             flags.WORKDIR.value,
             memory_gib=MEMORY_GIB.value,
@@ -80,12 +80,12 @@ def main(argv: list[str]) -> None:
         if DRY_RUN.value:
             return
         failed = []
-        done = sweep.execute(planned, flags.WORKDIR.value, engine=_engine(), options=options)
+        done = sweeps.execute(planned, flags.WORKDIR.value, engine=_engine(), options=options)
         for ended in done:
             for folder, why in ended.diverged:
                 print(f"{folder} diverged: {why}", flush=True)
             failed += [f"{ended.task.name}: {ended.error}"] if ended.error else []
-        folders = [sweep.folder_of(flags.WORKDIR.value, spec) for spec in specs]
+        folders = [sweeps.folder_of(flags.WORKDIR.value, spec) for spec in specs]
         there = [folder for folder in folders if folder.exists()]
         if there:
             print(report.render(*_table(results.load(there).to_pylist(), blocks)))

@@ -5,11 +5,19 @@ for functions that can be jitted, mapped and taken apart.
 """
 
 from fedras_jax.data import datasets, leave_one_out, load, synthetic
-from fedras_jax.errors import DataError, DivergedError, FedrasError, ResultsError, SpecError
+from fedras_jax.errors import (
+    DataError,
+    DivergedError,
+    FedrasError,
+    ResultsError,
+    SpecError,
+    StoppedError,
+)
 from fedras_jax.rounds import federated
 from fedras_jax.run import Result, run
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
+from fedras_jax.sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -21,11 +29,13 @@ __all__ = [
     "ResultsError",
     "Spec",
     "SpecError",
+    "StoppedError",
     "datasets",
     "federated",
     "leave_one_out",
     "load",
     "run",
     "simulate",
+    "sweep",
     "synthetic",
 ]

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,6 +141,11 @@ class Checkpoints:
                 arrays=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about)
             )
             manager.save(round_, args=args)
+
+    def remove(self) -> None:
+        """Remove all of the run's checkpoints."""
+        self.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
         """Wait for what is being written.

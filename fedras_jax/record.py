@@ -35,6 +35,7 @@ class Record:
         log_clients: bool = False,
         tensorboard: bool = False,
         keep: int = 2,
+        keep_last: bool = True,
     ) -> None:
         """Of a run that has not begun, in a folder of its own; None writes nothing.
 
@@ -43,13 +44,14 @@ class Record:
           log_clients: write clients.parquet too.
           tensorboard: write event files too.
           keep: checkpoints to keep.
+          keep_last: whether any is kept once the run is finished.
         """
         self.spec, self.algorithm = spec, algorithm
         self.rows: list[dict[str, Any]] = []
         self.ranks = np.zeros(0, np.int32)
         self.diverged: DivergedError | None = None
         self.trained_s = 0.0
-        self._folder, self._n_clients = folder, n_clients
+        self._folder, self._n_clients, self._keep_last = folder, n_clients, keep_last
         self._account = accounting.Account(algorithm, n_clients)
         self._rounds = results.Log(folder, "rounds")
         self._clients = results.Log(folder if log_clients else None, "clients")
@@ -177,6 +179,8 @@ class Record:
             }
             results.write_table(self._folder / "ranks.parquet", columns)
             results.write_json(self._folder / "summary.json", summary)
+            if not self._keep_last and self._checkpoints is not None:
+                self._checkpoints.remove()
             (self._folder / "diverged.json").unlink(missing_ok=True)
         return summary
 

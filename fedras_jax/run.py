@@ -181,6 +181,7 @@ def run_group(
             log_clients=options.log_clients,
             tensorboard=options.tensorboard,
             keep=options.keep,
+            keep_last=options.checkpoint_last,
         )
         for spec, (_, algorithm, _), folder in zip(specs, plain, folders, strict=True)
     ]

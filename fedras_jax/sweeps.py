@@ -7,7 +7,7 @@ A folder is named by its Spec's digest, so a run that is there is not run again,
 came from.
 """
 
-import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fedras_jax import assembly, axes, checkpoint, engines, memory, results
+from fedras_jax.axes import expand
 from fedras_jax.data import Split
 from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.run import Options
 from fedras_jax.spec import Spec
+
+__all__ = ["Group", "Plan", "execute", "expand", "folder_of", "plan", "sweep"]
 
 MEMORY_GIB = 4.0
 
@@ -108,7 +111,7 @@ def sweep(
       >>> table = sweep(Spec(rounds=100), {"seed": range(3), "codec_args.k": [4, 16]})
       >>> table.group_by("codec_args.k").aggregate([("ndcg@10", "mean")])
     """
-    specs = axes.expand(base, along)
+    specs = expand(base, along)
     settings = Options(**options)
     if workdir is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -154,8 +157,8 @@ def plan(
       specs: all runs.
       workdir: where they lie.
       memory_gib: what a group may take.
-      shard: (i, n) keeps the i-th of n parts; what is finished is left out before that in none of
-        them, so that shards which start at different times agree.
+      shard: (i, n) keeps every n-th group, from the i-th on. Finished runs count there, so that
+        shards which start at different times agree.
       options: how they will be run.
       devices: that a group will have; all of this process when None.
 
@@ -173,6 +176,7 @@ def plan(
     for spec in specs:
         shared.setdefault((assembly.data_key(spec), *_program(spec)), []).append(spec)
     groups: list[Group] = []
+    pieces = itertools.count()
     finished: list[Spec] = []
     diverged: list[Spec] = []
     programs = sorted(shared.items(), key=lambda item: str(item[0][0]))  # one dataset at a time
@@ -182,8 +186,9 @@ def plan(
             splits = {key: assembly.split_of(members[0], data_dir=options.data_dir)}
         of_size = memory.estimator(members[0], splits[key], options, devices)
         size = _size(len(members), of_size, budget, members[0])
-        for j, some in enumerate(_pieces(members, size)):
-            if j % n != i:
+        for first in range(0, len(members), size):
+            some = members[first : first + size]
+            if next(pieces) % n != i:
                 continue
             waiting: dict[int, list[Spec]] = {}
             for spec in some:
@@ -219,11 +224,6 @@ def _size(runs: int, of_size: Any, budget: float, spec: Spec) -> int:
     return -(-runs // -(-runs // most))
 
 
-def _pieces(members: list[Spec], size: int) -> Iterator[list[Spec]]:
-    for first in range(0, len(members), size):
-        yield members[first : first + size]
-
-
 def execute(
     planned: Plan,
     workdir: str | os.PathLike,
@@ -255,8 +255,3 @@ def execute(
         for i, group in enumerate(planned.groups)
     ]
     yield from (engine or engines.local)(tasks, options or Options())
-
-
-def options_with(options: Options, **changes: Any) -> Options:
-    """Options with some changed."""
-    return dataclasses.replace(options, **changes)

@@ -1,0 +1,218 @@
+"""Runs that share a program, planned, run, and found again."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import fedras_jax
+from fedras_jax import assembly, cohort, results, sweeps
+from fedras_jax.errors import DivergedError, ResultsError, SpecError
+from fedras_jax.run import Kept, Options, run_group
+from fedras_jax.spec import Spec
+
+SPEC = Spec(
+    dataset="synthetic:60x90x12",
+    dim=8,
+    rounds=4,
+    eval_every=2,
+    cohort_size=10,
+    batch_size=32,
+    candidates=20,
+    codec="directional",
+    codec_args={"k": 8},
+    profile="mobile",
+    budget="adaptive",
+)
+# Differences in everything that a program takes as a number.
+SPECS = (
+    SPEC,
+    SPEC.replace(seed=1, client_lr=0.25, weight_decay=0.0),
+    SPEC.replace(server_lr=0.5, encode_work=1.0, budget_args={"weight": 0.1}),
+    SPEC.replace(profile="constrained", profile_args={"failure": 0.2}),
+    SPEC.replace(client_lr=1e9),
+)
+KEPT = Kept()
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return cohort.client_mesh(2)
+
+
+@pytest.fixture(scope="module")
+def group(mesh):
+    """All of them in one program, on two devices, six slots."""
+    return run_group(SPECS, mesh=mesh)
+
+
+def agree(one, other):
+    """As the same experiment must in another program: tables to 1e-5, sizes exactly."""
+    np.testing.assert_allclose(one.state.items, other.state.items, atol=1e-5)
+    np.testing.assert_allclose(one.state.clients, other.state.clients, atol=1e-5)
+    for mine, theirs in zip(one.rounds, other.rounds, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in ("clients", "failed", "n_actions", "up_bytes", "down_bytes"):
+            assert mine[name] == theirs[name], name
+        assert mine["seconds"] == pytest.approx(theirs["seconds"], rel=1e-5)
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_a_run_in_a_group_agrees_with_the_same_run_alone(group, i):
+    (alone,) = run_group([SPECS[i]], mesh=cohort.client_mesh(1), kept=KEPT)
+    agree(group[i], alone)
+    assert group[i].summary["speed"]["runs"] == 5
+    assert group[i].summary["metrics"] == pytest.approx(alone.summary["metrics"], abs=0.005)
+
+
+def test_one_that_diverges_stops_no_other(group):
+    assert isinstance(group[4], DivergedError)
+    assert "round 1: the training loss" in str(group[4])
+
+
+def test_vmapped_runs_agree_with_those_one_after_another(group):
+    for one, other in zip(
+        run_group(SPECS[:4], mesh=cohort.client_mesh(1), options=Options(runs_at_once=4)),
+        group[:4],
+        strict=True,
+    ):
+        agree(one, other)
+
+
+def test_a_group_compiles_once_whatever_its_numbers_and_its_rounds(mesh):
+    kept = Kept()
+    run_group(SPECS[:2], mesh=mesh, kept=kept)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: (
+            compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+        )
+    )
+    try:
+        (result,) = run_group(
+            [SPECS[3].replace(rounds=7, eval_every=3)], mesh=mesh, kept=kept, size=2
+        )
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert len(result.rounds) == 7
+    # Looking at the last state one array at a time; nothing as large as a round.
+    assert len(compiled) <= len(jax.tree.leaves(result.state))
+
+
+def test_what_needs_another_program_is_no_group():
+    with pytest.raises(SpecError, match=r"a group shares one program, but these do not: dim: 4"):
+        run_group([SPEC, SPEC.replace(dim=4)])
+    with pytest.raises(SpecError, match="at least one Spec"):
+        run_group([])
+
+
+def test_the_program_depends_on_shapes_alone():
+    same = {assembly.program(spec) for spec in SPECS}
+    assert len(same) == 1
+    others = (
+        SPEC.replace(dim=4),
+        SPEC.replace(codec_args={"k": 4}),
+        SPEC.replace(dataset="synthetic:60x80x12"),
+        SPEC.replace(data_seed=1),
+        SPEC.replace(profile="ideal"),
+        SPEC.replace(budget="fixed"),
+        SPEC.replace(budget_args={"k_min": 2}),
+    )
+    assert len({assembly.program(spec) for spec in others} | same) == len(others) + 1
+
+
+AXES = [
+    {"zip": {"codec": ["dense", "directional"], "codec_args": [{}, {"k": 4}]}},
+    {"grid": {"seed": [0, 1, 2], "client_lr": [0.25, 1e9]}},
+]
+BASE = SPEC.replace(profile="ideal", budget="fixed", rounds=2)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A finished sweep of twelve runs, of which six diverge."""
+    workdir = tmp_path_factory.mktemp("sweep")
+    return workdir, sweeps.sweep(BASE, AXES, workdir=workdir)
+
+
+def test_a_sweep_is_one_table(swept):
+    workdir, table = swept
+    rows = table.to_pylist()
+    assert [row["status"] for row in rows] == ["finished", "diverged"] * 6
+    assert [row["seed"] for row in rows] == [0, 0, 1, 1, 2, 2] * 2
+    assert {row["codec"] for row in rows[:6]} == {"dense"}
+    spec = BASE.replace(codec="dense", codec_args={}, client_lr=0.25)
+    alone = fedras_jax.run(spec)
+    assert rows[0]["ndcg@10"] == pytest.approx(alone.summary["metrics"]["ndcg@10"], abs=0.005)
+    assert rows[0]["folder"] == str(workdir / "runs" / spec.digest())
+    told = json.loads((workdir / "runs" / rows[1]["digest"] / "diverged.json").read_text())
+    assert told["round"] == 2
+    assert "diverged" in told["message"]
+    assert len(json.loads((workdir / "sweep.json").read_text())["runs"]) == 12
+
+
+def test_what_is_done_is_not_run_again(swept):
+    workdir, table = swept
+    specs = sweeps.expand(BASE, AXES)
+    planned = sweeps.plan(specs, workdir)
+    assert (len(planned.finished), len(planned.diverged), planned.groups) == (6, 6, ())
+    folder = sweeps.folder_of(workdir, specs[2])
+    before = (folder / "summary.json").stat().st_mtime_ns
+    assert sweeps.sweep(BASE, AXES, workdir=workdir).equals(table)
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_shards_part_the_plan(tmp_path):
+    specs = sweeps.expand(BASE, AXES)
+    parts = [sweeps.plan(specs, tmp_path, memory_gib=1.501, shard=(i, 2)) for i in range(2)]
+    ran = [spec for part in parts for group in part.groups for spec in group.specs]
+    assert sorted(s.digest() for s in ran) == sorted(s.digest() for s in specs)
+    assert all(part.groups for part in parts)
+    with pytest.raises(SpecError, match=r"shard 2/2: expected i/n"):
+        sweeps.plan(specs, tmp_path, shard=(2, 2))
+
+
+def test_memory_bounds_a_group(tmp_path):
+    specs = sweeps.expand(BASE, {"seed": range(64)})
+    (one,) = sweeps.plan(specs, tmp_path).groups
+    assert (len(one.specs), one.size) == (64, 64)
+    base = sweeps.plan(specs[:1], tmp_path).groups[0].memory.bytes
+    budget = (base + (one.memory.bytes - base) / 3) / 2**30
+    planned = sweeps.plan(specs, tmp_path, memory_gib=budget)
+    assert len(planned.groups) > 2
+    assert {group.size for group in planned.groups} == {planned.groups[0].size}
+    assert {group.program for group in planned.groups} == {0}
+    assert all(group.memory.bytes <= budget * 2**30 for group in planned.groups)
+    assert sum(len(group.specs) for group in planned.groups) == 64
+    assert f"64 to run in {len(planned.groups)} groups with 1 programs" in planned.describe()
+    with pytest.raises(SpecError, match=r"is expected to take 1\.\d+ GiB, above memory_gib=0\.5"):
+        sweeps.plan(specs, tmp_path, memory_gib=0.5)
+
+
+def test_runs_of_a_group_that_were_stopped_go_on_together(tmp_path, swept):
+    asked = iter([True])
+    options = {"checkpoint_every": 1, "checkpoint_last": False}
+    axes = {"seed": [0, 1, 2]}
+    base = BASE.replace(codec="dense", codec_args={}, client_lr=0.25)
+    with pytest.raises(fedras_jax.StoppedError):
+        sweeps.sweep(base, axes, workdir=tmp_path, stop=lambda: next(asked), **options)
+    (group,) = sweeps.plan(sweeps.expand(base, axes), tmp_path).groups
+    assert (group.start, len(group.specs)) == (1, 3)
+    table = sweeps.sweep(base, axes, workdir=tmp_path, **options)
+    whole = [row for row in swept[1].to_pylist() if row["codec"] == "dense"][::2]
+    assert table["state_digest"].to_pylist() == [row["state_digest"] for row in whole]
+    assert not list(tmp_path.glob("runs/*/checkpoints"))
+
+
+def test_a_workdir_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="cannot write results to"):
+        sweeps.sweep(BASE, {"seed": [0]}, workdir=tmp_path / "file")
+
+
+def test_nothing_is_kept_without_a_workdir():
+    table = sweeps.sweep(BASE.replace(codec="dense", codec_args={}), {"seed": [0, 1]})
+    assert table["status"].to_pylist() == ["finished"] * 2
+    with pytest.raises(ResultsError, match="is no folder"):
+        results.load(table["folder"].to_pylist())
