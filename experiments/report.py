@@ -30,6 +30,7 @@ def main(argv: list[str]) -> None:
             raise SpecError("name one or several folders that hold runs, as in results/pareto")
         if not MARGIN.value >= 0:
             raise SpecError(f"--margin must not be negative, not {MARGIN.value}")
+        page.libraries()  # before anything is read
         started = time.monotonic()
         study = page.collect(argv[1:], baseline=BASELINE.value)
         path = page.write(OUTPUT.value, study, margin=MARGIN.value)

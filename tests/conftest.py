@@ -9,12 +9,15 @@ import os
 import sys
 from pathlib import Path
 
-# LLVM does not optimise what tests compile, which takes two thirds of the time then. XLA's own
-# passes, which fuse and reorder, are those of users; `OPTIMISED` in `toys` is for tests that need
-# the last instruction to be.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# LLVM does not optimise what tests compile, and loops become LLVM's code without MLIR in between,
+# which leaves less than a third of the time. XLA's own passes, which fuse and reorder, are those of
+# users; `OPTIMISED` in `toys` is for tests that need the last instruction to be.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 if any(name.split(".")[0] == "fedras_jax" for name in sys.modules):
@@ -33,6 +36,41 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Programs that several tests compile, in this process or another one, are compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_PROGRAMS)  # for binaries that tests start
+    # By the environment too, for binaries that tests start.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_PROGRAMS)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     jax.config.update("jax_compilation_cache_dir", str(_PROGRAMS))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# Where most of the time goes: these begin, so that no process is left alone with one of them.
+_LONGEST = [
+    "test_rounds_in_time.py",
+    "test_determinism.py",
+    "test_contract.py",
+    "test_binaries.py",
+    "test_run.py",
+    "test_docs.py",
+    "test_rounds.py",
+]
+# A file and the other one whose compiled programs it uses: one process runs both.
+_USES = {"tests/codecs/test_wire.py": "tests/codecs/test_contract.py"}
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByUse(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return _USES.get(file, file)
+
+    if config.getoption("dist") != "loadfile":
+        return None  # as the command line says
+    config.option.loadscopereorder = False  # the order above
+    return ByUse(config, log)

@@ -184,7 +184,8 @@ def labels_and_rows(codec: str, chunk: int, devices: int, shuffled: bool):
 
     members = jnp.asarray(who[order], jnp.int32)
     _, kept = jax.jit(
-        lambda state, data: cohort.fold_clients(
+        # `members` is an argument, so that another order of them is no other program.
+        lambda state, data, members: cohort.fold_clients(
             client,
             lambda acc, sent: acc + sent.sum(),
             jnp.zeros(()),
@@ -196,7 +197,7 @@ def labels_and_rows(codec: str, chunk: int, devices: int, shuffled: bool):
             mesh=None if devices == 1 else cohort.client_mesh(devices),
         ),
         compiler_options=OPTIMISED,
-    )(state, data)
+    )(state, data, members)
     return jax.tree.map(lambda x: np.asarray(x)[np.argsort(order)], kept)
 
 

@@ -34,6 +34,7 @@ FLOORS = [
         "assembly",
         "checkpoint",
         "record",
+        "recommend",
         "axes",
         "memory",
         "engines",

@@ -6,7 +6,7 @@ import numpy as np
 from fedras_jax.types import Histories
 
 # For `jax.jit`: as users' programs are compiled, whatever `conftest` says.
-OPTIMISED = {"xla_backend_optimization_level": 3}
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
 
 def make_histories(lengths, n_items: int, seed: int = 0) -> Histories:
