@@ -11,7 +11,7 @@ SINGLE = ("dense", "rows", "ternary", "sign", "dense:spec.dim=8", "dense:spec.di
 BUDGETS = (
     # ours: levels along few directions, and rows of the paper
     *("directional:k=4", "directional:k=16"),
-    *("directional:k=64,rank=2", "directional:k=128,rank=4"),
+    *("directional:k=64,rank=2", "directional:k=64,rank=4"),
     *(f"actions:k={k},dtype=float16" for k in (4, 8, 16, 32)),
     # several codebooks
     "product:k=4,parts=2",

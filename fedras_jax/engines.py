@@ -7,6 +7,9 @@ from its Specs and folders alone, so it may run in any process that sees the fol
 import contextlib
 import dataclasses
 import logging
+import os
+import platform
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -41,11 +44,13 @@ class Done(NamedTuple):
     Attributes:
       task: which.
       diverged: (folder, message) of every run that diverged.
+      where: host and process, None where the task failed.
       error: why the task failed as a whole, None if it did not.
     """
 
     task: Task
     diverged: tuple[tuple[str, str], ...]
+    where: str | None
     error: str | None
 
 
@@ -62,9 +67,8 @@ def work(task: Task, options: Options, kept: Kept | None = None) -> Done:
     options = dataclasses.replace(options, keep_states=False)
     found = run_group(specs, workdirs=task.folders, options=options, size=task.size, kept=kept)
     pairs = zip(task.folders, found, strict=True)
-    return Done(
-        task, tuple((folder, str(r)) for folder, r in pairs if isinstance(r, DivergedError)), None
-    )
+    diverged = tuple((folder, str(r)) for folder, r in pairs if isinstance(r, DivergedError))
+    return Done(task, diverged, f"{platform.node()}:{os.getpid()}", None)
 
 
 def local(tasks: Sequence[Task], options: Options) -> Iterator[Done]:
@@ -103,6 +107,7 @@ def ray(
         started = not ray_.is_initialized()
         if started:
             try:
+                _knock(address)
                 ray_.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
             except Exception as e:  # of many kinds, by version and by what is wrong
                 reason = str(e).strip().split("\n")[0]
@@ -116,15 +121,26 @@ def ray(
     return engine
 
 
+def _knock(address: str | None) -> None:
+    """Try a cluster's port, because Ray itself tries for minutes.
+
+    Raises:
+      OSError: nobody is there.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 def _on_ray(
     ray_: Any, tasks: Sequence[Task], options: Options, cpus: int, gpus: float, retries: int
 ) -> Iterator[Done]:
-    remote = ray_.remote(_in_a_process)
+    remote = ray_.remote(max_calls=1)(_in_a_process)  # XLA is given back with its process
     there = dataclasses.replace(options, progress=False, stop=_never)
     waiting = {
-        remote.options(
-            num_cpus=cpus, num_gpus=gpus, memory=task.bytes, max_retries=retries, max_calls=1
-        ).remote(task, there, cpus): task
+        remote.options(num_cpus=cpus, num_gpus=gpus, memory=task.bytes, max_retries=retries).remote(
+            task, there, cpus
+        ): task
         for task in tasks
     }
     while waiting:
@@ -188,7 +204,7 @@ def _failed(task: Task, error: Exception) -> Done:
     cause = getattr(error, "cause", None) or error
     reason = str(cause).strip().split("\n")[-1] if isinstance(cause, FedrasError) else repr(cause)
     _LOG.warning("%s failed: %s", task.name, reason)
-    return Done(task, (), reason)
+    return Done(task, (), None, reason)
 
 
 def _never() -> bool:

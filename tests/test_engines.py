@@ -1,0 +1,93 @@
+"""Sweeps on other engines than this process: real Ray workers, real submitit jobs."""
+
+import os
+
+import pytest
+
+from fedras_jax import engines, results, sweeps
+from fedras_jax.errors import SpecError
+from fedras_jax.run import Options
+from fedras_jax.spec import Spec
+
+BASE = Spec(
+    dataset="synthetic:40x60x8",
+    dim=4,
+    rounds=2,
+    eval_every=2,
+    cohort_size=6,
+    candidates=10,
+    codec="dense",
+)
+AXES = [
+    {"zip": {"codec": ["dense", "rows"]}},
+    {"grid": {"seed": [0, 1], "client_lr": [0.5, 1e9]}},
+]
+FIGURES = ("status", "codec", "seed", "client_lr", "hr@10", "payload.up_bytes_mean")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The same sweep in this process."""
+    return sweeps.sweep(BASE, AXES, workdir=tmp_path_factory.mktemp("here"))
+
+
+def _plan(workdir):
+    return sweeps.plan(sweeps.expand(BASE, AXES), workdir)
+
+
+def _rows(table):
+    """Figures in an order of their own."""
+    return sorted(map(str, table.select(FIGURES).to_pylist()))
+
+
+# Sockets that Ray leaves to the end of the process.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ray_spreads_groups_over_workers(tmp_path, here):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        engine = engines.ray(cpus=1)
+        done = list(sweeps.execute(_plan(tmp_path), tmp_path, engine=engine, options=Options()))
+    finally:
+        ray.shutdown()
+    workers = {one.where for one in done}
+    assert len(workers) == 2
+    assert not any(where.endswith(f":{os.getpid()}") for where in workers)
+    assert _rows(results.load(tmp_path)) == _rows(here)
+
+
+def test_submitit_runs_groups_as_jobs(tmp_path, here):
+    pytest.importorskip("submitit")
+    engine = engines.slurm(str(tmp_path / "logs"), cluster="local", timeout_min=5)
+    table = sweeps.sweep(BASE, AXES, workdir=tmp_path / "sweep", engine=engine)
+    assert _rows(table) == _rows(here)
+
+
+def test_a_group_that_fails_is_told_and_stops_no_other(tmp_path):
+    pytest.importorskip("submitit")
+    planned = _plan(tmp_path)
+    blocked = sweeps.folder_of(tmp_path, planned.groups[0].specs[0])
+    blocked.mkdir(parents=True)
+    (blocked / "thesis.tex").write_text("irreplaceable")
+    engine = engines.slurm(str(tmp_path / "logs"), cluster="local", timeout_min=5)
+    first, second = sweeps.execute(planned, tmp_path, engine=engine, options=Options())
+    assert "is not empty and holds no run" in first.error
+    assert second.error is None
+    assert len(second.diverged) == 2
+    assert (blocked / "thesis.tex").exists()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_ray_cluster_that_cannot_be_reached_is_an_error(tmp_path):
+    pytest.importorskip("ray")
+    engine = engines.ray("127.0.0.1:1")
+    with pytest.raises(SpecError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        sweeps.sweep(BASE, {"seed": [0]}, workdir=tmp_path, engine=engine)
+
+
+@pytest.mark.parametrize(("make", "module"), [(engines.ray, "ray"), (engines.slurm, "submitit")])
+def test_a_missing_extra_is_named(monkeypatch, make, module):
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(SpecError, match=rf"needs {module}: pip install 'fedras_jax\["):
+        make(*(["logs"] if module == "submitit" else []))
