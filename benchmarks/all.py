@@ -23,6 +23,8 @@ BENCHMARKS = {
     "distortion": True,
     "process": True,
     "codecs": False,
+    "sweep": True,
+    "results": False,
 }
 
 
