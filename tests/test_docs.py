@@ -8,7 +8,7 @@ import pytest
 from fedras_jax import registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/functional.md", "docs/codecs.md"]
+PAGES = ["README.md", "docs/functional.md", "docs/codecs.md", "docs/sweeps.md"]
 
 
 def _blocks(page: str) -> list[str]:
