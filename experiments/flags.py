@@ -214,7 +214,7 @@ def friendly_errors() -> Iterator[None]:
         yield
     except StoppedError as e:
         sys.stdout.flush()
-        print(f"{e}: the same command goes on from there", file=sys.stderr)
+        print(e, file=sys.stderr)
         sys.exit(STOPPED)
     except FedrasError as e:
         sys.stdout.flush()

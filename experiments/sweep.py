@@ -17,7 +17,7 @@ from absl import flags as absl_flags
 
 from experiments import flags
 from fedras_jax import axes, report
-from fedras_jax.errors import SpecError, StoppedError
+from fedras_jax.errors import ResultsError, SpecError
 
 absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 
@@ -56,6 +56,9 @@ def main(argv: list[str]) -> None:
             raise SpecError("no axes: give --file or --axis=FIELD=[VALUE,...]")
         if flags.WORKDIR.value is None:
             raise SpecError("--workdir is needed: a sweep is too long to be lost")
+        for name in _varied(blocks):
+            if name in absl_flags.FLAGS and absl_flags.FLAGS[name].present:
+                raise SpecError(f"--{name} is given, but {name} is an axis: leave one of them out")
         specs = axes.expand(flags.spec_from_flags(base), blocks)
         flags.start_devices()
         from fedras_jax import results, sweeps
@@ -90,7 +93,7 @@ def main(argv: list[str]) -> None:
         if there:
             print(report.render(*_table(results.load(there).to_pylist(), blocks)))
         if failed:
-            raise StoppedError("failed: " + "; ".join(failed))
+            raise ResultsError("failed, and the rest is kept: " + "; ".join(failed))
 
 
 def _grid() -> list[axes.Block]:
@@ -129,11 +132,23 @@ def _engine() -> Any:
     return engines.local
 
 
+def _varied(blocks: list[axes.Block]) -> list[str]:
+    """Names of the axes."""
+    names: dict[str, None] = {}
+    for block in blocks:
+        for kind, axes_ in block.items():
+            for name in axes_:
+                if kind != "random" or name not in ("samples", "seed"):
+                    names[name] = None
+    return list(names)
+
+
 def _table(rows: list[dict[str, Any]], blocks: list[axes.Block]) -> tuple[Any, Any]:
     """What varies and what came out, for `report.render`."""
-    varied = [name for block in blocks for inner in block.values() for name in inner]
-    varied = [name for name in dict.fromkeys(varied) if any(row.get(name) for row in rows)]
-    columns = [("status", "status", "{}"), *((name, name, "{}") for name in varied)]
+    columns = [("status", "status", "{}")]
+    for axis in _varied(blocks):
+        names = [name for name in rows[0] if name == axis or name.startswith(f"{axis}.")]
+        columns += [(name, name, "{}") for name in names]
     columns += [(name, name, form) for name, form in COLUMNS]
     return [{name: row.get(name) for name, _, _ in columns} for row in rows], tuple(columns)
 

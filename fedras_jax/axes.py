@@ -16,6 +16,7 @@ import dataclasses
 import itertools
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,11 @@ def _drawn(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not axes:
         raise SpecError("random: expected axes and what to draw their values from")
     draws = {}
-    for i, (name, source) in enumerate(axes.items()):
+    for name, source in axes.items():
         _check_axis(name)
         # Each axis has draws of its own, so another one beside it does not change them.
-        draws[name] = list(_draw(name, source, np.random.default_rng([seed, i]), samples))
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        draws[name] = list(_draw(name, source, rng, samples))
     return [dict(zip(draws, point, strict=True)) for point in zip(*draws.values(), strict=True)]
 
 

@@ -96,7 +96,7 @@ def restore(workdir: str | os.PathLike, spec: Spec, template: PyTree) -> Saved |
                     raise ValueError("its arrays are not those that were saved")
                 found = Saved(step, tree)
                 break
-            except ResultsError:
+            except (ResultsError, MemoryError, PermissionError):
                 raise
             except Exception as e:  # whatever a torn file makes of Orbax
                 reason = str(e).strip().split("\n")[0][:200]
@@ -145,7 +145,11 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove all of the run's checkpoints."""
         self.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder.exists():
+            # At once: a run that is killed meanwhile leaves no half of a checkpoint.
+            gone = self._folder.with_name(f"{FOLDER}.{os.getpid()}.part")
+            self._folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def close(self) -> None:
         """Wait for what is being written.

@@ -10,11 +10,13 @@ import logging
 import os
 import platform
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from fedras_jax import checkpoint, results
 from fedras_jax.errors import DivergedError, FedrasError, SpecError, StoppedError
-from fedras_jax.run import Kept, Options, run_group
+from fedras_jax.run import ApartError, Kept, Options, run_group
 from fedras_jax.spec import Spec
 
 _LOG = logging.getLogger(__name__)
@@ -58,30 +60,56 @@ Engine = Callable[[Sequence[Task], Options], Iterator[Done]]
 
 
 def work(task: Task, options: Options, kept: Kept | None = None) -> Done:
-    """Run a task here.
+    """Run a task here: what is left of it, so that it can be tried again.
 
     Raises:
       FedrasError: as `run.run_group`.
     """
-    specs = [Spec.from_json(fields) for fields in task.specs]
+    kept = kept or Kept()
     options = dataclasses.replace(options, keep_states=False)
-    found = run_group(specs, workdirs=task.folders, options=options, size=task.size, kept=kept)
-    pairs = zip(task.folders, found, strict=True)
-    diverged = tuple((folder, str(r)) for folder, r in pairs if isinstance(r, DivergedError))
-    return Done(task, diverged, f"{platform.node()}:{os.getpid()}", None)
+    runs = {folder: Spec.from_json(s) for folder, s in zip(task.folders, task.specs, strict=True)}
+    diverged: list[tuple[str, str]] = []
+    while runs:
+        waiting: dict[int, dict[str, Spec]] = {}
+        for folder, spec in runs.items():
+            if results.read_finished(folder, spec) is None:
+                start = max(checkpoint.rounds_in(folder), default=0)
+                waiting.setdefault(start, {})[folder] = spec
+        runs = {}
+        for some in waiting.values():
+            try:
+                found = run_group(
+                    list(some.values()),
+                    workdirs=list(some),
+                    options=options,
+                    size=task.size,
+                    kept=kept,
+                )
+            except ApartError:  # a torn checkpoint has been set aside meanwhile
+                runs |= some
+                continue
+            pairs = zip(some, found, strict=True)
+            diverged += [(folder, str(r)) for folder, r in pairs if isinstance(r, DivergedError)]
+    return Done(task, tuple(diverged), f"{platform.node()}:{os.getpid()}", None)
 
 
 def local(tasks: Sequence[Task], options: Options) -> Iterator[Done]:
     """One task after another, in this process, on all its devices.
 
     Raises:
-      FedrasError: as `run.run_group`.
+      StoppedError: asked to stop.
     """
     kept = Kept()
-    for task in tasks:
+    for i, task in enumerate(tasks):
+        _stop_if_asked(options, len(tasks) - i)
         if options.progress:
             print(f"{task.name} of {len(tasks)}: {len(task.specs)} runs", flush=True)
-        yield work(task, options, kept)
+        try:
+            yield work(task, options, kept)
+        except StoppedError:
+            raise
+        except FedrasError as e:
+            yield _failed(task, e)
 
 
 def ray(
@@ -136,7 +164,18 @@ def _on_ray(
     ray_: Any, tasks: Sequence[Task], options: Options, cpus: int, gpus: float, retries: int
 ) -> Iterator[Done]:
     remote = ray_.remote(max_calls=1)(_in_a_process)  # XLA is given back with its process
-    there = dataclasses.replace(options, progress=False, stop=_never)
+    there = _elsewhere(options)
+    have = ray_.cluster_resources()
+    for name, wanted in (
+        ("CPU", cpus),
+        ("GPU", gpus),
+        ("memory", max((t.bytes for t in tasks), default=0)),
+    ):
+        if wanted > have.get(name, 0):
+            raise SpecError(
+                f"a group wants {wanted:g} {name}, but the Ray cluster has {have.get(name, 0):g}: "
+                "it would wait forever"
+            )
     waiting = {
         remote.options(num_cpus=cpus, num_gpus=gpus, memory=task.bytes, max_retries=retries).remote(
             task, there, cpus
@@ -147,7 +186,7 @@ def _on_ray(
         if options.stop():
             for ref in waiting:
                 ray_.cancel(ref)
-            raise StoppedError(f"stopped with {len(waiting)} groups to go, as asked")
+        _stop_if_asked(options, len(waiting))
         ended, _ = ray_.wait(list(waiting), timeout=1.0)
         for ref in ended:
             task = waiting.pop(ref)
@@ -174,14 +213,20 @@ def slurm(folder: str, *, cpus: int = 1, gpus: int = 0, **parameters: Any) -> En
 
     def engine(tasks: Sequence[Task], options: Options) -> Iterator[Done]:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        there = dataclasses.replace(options, progress=False, stop=_never)
+        there = _elsewhere(options)
         wanted = {"cpus_per_task": cpus, "gpus_per_node": gpus, "timeout_min": 24 * 60}
         jobs = []
         for task in tasks:
             gib = max(1, -(-task.bytes // 2**30))
             executor.update_parameters(**{**wanted, "mem_gb": gib, **parameters})
-            jobs.append((task, executor.submit(_in_a_process, task, there, cpus)))
-        for task, job in jobs:
+            jobs.append((task, executor.submit(_in_a_process, task, there, cpus, gpus)))
+        for i, (task, job) in enumerate(jobs):
+            while not job.done():
+                if options.stop():
+                    for _, other in jobs[i:]:
+                        other.cancel(check=False)
+                _stop_if_asked(options, len(jobs) - i)
+                time.sleep(1)
             try:
                 yield job.result()
             except Exception as e:  # what the job raised, or what SLURM makes of its end
@@ -190,8 +235,10 @@ def slurm(folder: str, *, cpus: int = 1, gpus: int = 0, **parameters: Any) -> En
     return engine
 
 
-def _in_a_process(task: Task, options: Options, cpus: int) -> Done:
+def _in_a_process(task: Task, options: Options, cpus: int, gpus: float) -> Done:
     """`work` in a fresh process, with a CPU device for each of its cores."""
+    if 0 < gpus < 1:  # JAX would take three quarters of it
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * gpus:.3f}")
     import jax
 
     with contextlib.suppress(RuntimeError):  # devices that are there already stay
@@ -200,11 +247,25 @@ def _in_a_process(task: Task, options: Options, cpus: int) -> Done:
     return work(task, options)
 
 
+def _elsewhere(options: Options) -> Options:
+    """Options for a process that is somewhere else, and that nobody watches."""
+    data = options.data_dir and os.path.abspath(options.data_dir)
+    return dataclasses.replace(options, data_dir=data, progress=False, stop=_never)
+
+
 def _failed(task: Task, error: Exception) -> Done:
     cause = getattr(error, "cause", None) or error
     reason = str(cause).strip().split("\n")[-1] if isinstance(cause, FedrasError) else repr(cause)
     _LOG.warning("%s failed: %s", task.name, reason)
     return Done(task, (), None, reason)
+
+
+def _stop_if_asked(options: Options, left: int) -> None:
+    if options.stop():
+        raise StoppedError(
+            f"stopped with {left} groups to go, as asked: the same command goes on from their last "
+            "checkpoints"
+        )
 
 
 def _never() -> bool:

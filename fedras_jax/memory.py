@@ -27,7 +27,8 @@ class Estimate(NamedTuple):
 
     Attributes:
       arrays: states, diagnostics, data and what is worked on, over all devices.
-      bytes: of the process: on CPU with the arrays.
+      bytes: of the process, on CPU with the arrays; elsewhere the larger of that without them and
+        of the devices'.
     """
 
     arrays: int
@@ -59,7 +60,9 @@ def estimator(
         # The host reads diagnostics, and copies states for checkpoints and results.
         host = runs * (info_b + 2 * state_b) + shared
         arrays = round(used * on_device + host)
-        return Estimate(arrays, round(PROCESS + COMPILER + (arrays if on_cpu else 0)))
+        # An accelerator's arrays are on its own memory, which is what then has to hold them.
+        process = PROCESS + COMPILER + (arrays if on_cpu else host)
+        return Estimate(arrays, round(max(process, arrays)))
 
     return of_size
 

@@ -22,7 +22,7 @@ class Record:
       rows: a dict a round, as `rounds.parquet` has them.
       ranks: int32[U], of the last evaluation.
       diverged: why it counts no longer, None while it is sound.
-      trained_s: seconds of training so far, over restarts.
+      trained_s: its share of the seconds of training so far, over restarts.
     """
 
     def __init__(
@@ -54,10 +54,16 @@ class Record:
         self._folder, self._n_clients, self._keep_last = folder, n_clients, keep_last
         self._account = accounting.Account(algorithm, n_clients)
         self._rounds = results.Log(folder, "rounds")
-        self._clients = results.Log(folder if log_clients else None, "clients")
+        self._clients = results.Log(folder, "clients")
+        self._log_clients = self._keep_clients = log_clients
         self._board = Board(folder if tensorboard else None)
         self._written = 0
         self._checkpoints = None if folder is None else checkpoint.Checkpoints(folder, spec, keep)
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything is written."""
+        return self._folder is not None
 
     def resume(self, state: PyTree) -> tuple[int, PyTree]:
         """Go on where the folder's last checkpoint is, or start anew.
@@ -76,7 +82,7 @@ class Record:
             found = checkpoint.restore(self._folder, self.spec, self._tree(state))
         done = 0 if found is None else found.round
         table = self._rounds.resume(done)
-        self._clients.resume(done)
+        clients = self._clients.resume(done)
         self._board.resume(done)
         if found is None:
             return 0, None
@@ -85,6 +91,13 @@ class Record:
             raise ResultsError(
                 f"{self._folder} has a checkpoint of round {done}, but not the rows of all rounds "
                 f"until then: remove its {checkpoint.FOLDER} to start again"
+            )
+        whole = sum(row["clients"] for row in rows) == (clients.num_rows if clients else 0)
+        self._keep_clients = self._log_clients or (whole and done == self.spec.rounds)
+        if self._log_clients and not whole:
+            raise ResultsError(
+                f"{self._folder} was run for {done} rounds without log_clients: leave it off, or "
+                "choose another --workdir"
             )
         self.rows = [{k: v for k, v in row.items() if v is not None} for row in rows]
         self._written = done
@@ -114,7 +127,8 @@ class Record:
             return
         rows, clients = self._account.add(info)
         self.rows += rows
-        self._clients.write(clients)
+        if self._log_clients:
+            self._clients.write(clients)
         self.diverged = _divergence(rows, finite)
 
     def evaluated(self, ranks: np.ndarray) -> None:
@@ -155,7 +169,10 @@ class Record:
         """
         self.flush()
         self._rounds.finish()
-        self._clients.finish()
+        if self._keep_clients:
+            self._clients.finish()
+        else:
+            self._clients.discard()  # of fewer rounds than there are
         self._board.close()
         if self.diverged is not None:
             if self._folder is not None:

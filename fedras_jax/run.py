@@ -34,6 +34,10 @@ from fedras_jax.types import Arguments, FedState, PyTree, RoundInfo
 SEGMENT = 25
 
 
+class ApartError(SpecError):
+    """Runs of a group that stand at different rounds, and cannot go on together."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """A finished run.
@@ -92,9 +96,10 @@ class Options:
         Raises:
           SpecError: a number out of range.
         """
-        for name, low in (("checkpoint_every", 0), ("keep", 1)):
-            if getattr(self, name) < low:
-                raise SpecError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name, low in (("checkpoint_every", 0), ("keep", 1), ("runs_at_once", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise SpecError(f"{name} must be at least {low}, not {value}")
 
 
 def run(
@@ -345,7 +350,7 @@ def _begin(
     """Rounds that are done, and the state after them.
 
     Raises:
-      SpecError: the runs stand at different rounds.
+      ApartError: the runs stand at different rounds.
       ResultsError: checkpoints that cannot be used.
     """
     stacked = jax.eval_shape(programs.init, given)
@@ -353,7 +358,7 @@ def _begin(
     found = [each.resume(one) for each in records]
     done = {round_ for round_, _ in found}
     if len(done) > 1:
-        raise SpecError(f"runs of a group stand at different rounds: {sorted(done)}")
+        raise ApartError(f"runs of a group stand at different rounds: {sorted(done)}")
     if done == {0}:
         return 0, programs.init(given)
     return done.pop(), programs.deal([state for _, state in found])
@@ -392,7 +397,7 @@ def _train(
             every = options.checkpoint_every
             seconds = time.perf_counter() - began
             for each in records:
-                each.trained_s += seconds
+                each.trained_s += seconds / len(records)
             last = done == spec.rounds
             due = every and (options.checkpoint_last if last else done % every == 0)
             if stopping or due:
@@ -402,9 +407,14 @@ def _train(
             elif evaluating:
                 for each in records:
                     each.flush()
-            show(Progress(done, _mean([r.rows[-1] for r in records if r.diverged is None])))
+            sound = [each.rows[-1] for each in records if each.diverged is None]
+            if sound:
+                show(Progress(done, _mean(sound)))
             if stopping:
-                raise StoppedError(f"stopped after round {done} of {spec.rounds}, as asked")
+                raise StoppedError(
+                    f"stopped after round {done} of {spec.rounds}, as asked: "
+                    + ("the same command goes on from there" if records[0].kept else "nothing kept")
+                )
     return state, startup_s
 
 
@@ -426,7 +436,7 @@ def _evaluate(records: list[record.Record], ranks: jax.Array) -> None:
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def _results(
@@ -451,7 +461,7 @@ def _results(
                 },
                 # Of all runs that shared the program.
                 speed={
-                    "clients_per_s": len(records) * trained / each.trained_s,
+                    "clients_per_s": trained / each.trained_s,
                     "runs": len(records),
                     **times,
                 },

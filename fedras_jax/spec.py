@@ -112,6 +112,10 @@ class Spec:
           SpecError: says which field, what was found and what would do.
         """
         _check_types(self)
+        for field in dataclasses.fields(self):  # 1 and 1.0 are the same experiment
+            value = getattr(self, field.name)
+            if field.type in (float, float | None) and value is not None:
+                object.__setattr__(self, field.name, float(value))
         for name in ("dim", "rounds", "local_epochs", "batch_size", "eval_every"):
             _at_least(self, name, 1)
         for name in (

@@ -7,7 +7,6 @@ A folder is named by its Spec's digest, so a run that is there is not run again,
 came from.
 """
 
-import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,10 +127,12 @@ def _run(
     options: Options,
 ) -> pa.Table:
     planned = plan(specs, workdir, memory_gib=memory_gib, shard=shard, options=options)
-    for _ in execute(planned, workdir, engine=engine, options=options):
-        pass
-    wanted = [folder for spec in specs if (folder := folder_of(workdir, spec)).exists()]
-    return results.load(wanted)
+    done = list(execute(planned, workdir, engine=engine, options=options))
+    failed = [f"{one.task.name}: {one.error}" for one in done if one.error]
+    if failed:
+        raise ResultsError("; ".join(failed) + ". What has finished is kept")
+    there = [folder for spec in specs if (folder := folder_of(workdir, spec)).exists()]
+    return results.load(there) if there else pa.table({})
 
 
 def folder_of(workdir: str | os.PathLike, spec: Spec) -> Path:
@@ -157,8 +158,8 @@ def plan(
       specs: all runs.
       workdir: where they lie.
       memory_gib: what a group may take.
-      shard: (i, n) keeps every n-th group, from the i-th on. Finished runs count there, so that
-        shards which start at different times agree.
+      shard: (i, n) keeps the i-th of n parts: every n-th program, or, where there are fewer, every
+        n-th run of each.
       options: how they will be run.
       devices: that a group will have; all of this process when None.
 
@@ -176,33 +177,56 @@ def plan(
     for spec in specs:
         shared.setdefault((assembly.data_key(spec), *_program(spec)), []).append(spec)
     groups: list[Group] = []
-    pieces = itertools.count()
     finished: list[Spec] = []
     diverged: list[Spec] = []
     programs = sorted(shared.items(), key=lambda item: str(item[0][0]))  # one dataset at a time
-    for number, (_, members) in enumerate(programs):
+    for number, (_, all_members) in enumerate(programs):
+        members = _shard(all_members, number, len(programs), i, n)
+        waiting: dict[int, list[Spec]] = {}
+        for spec in members:
+            ended, start = _stands(folder_of(workdir, spec), spec)
+            if ended == "finished":
+                finished.append(spec)
+            elif ended == "diverged":
+                diverged.append(spec)
+            else:
+                waiting.setdefault(start, []).append(spec)
+        if not waiting:
+            continue
         key = assembly.data_key(members[0])
         if key not in splits:
             splits = {key: assembly.split_of(members[0], data_dir=options.data_dir)}
         of_size = memory.estimator(members[0], splits[key], options, devices)
-        size = _size(len(members), of_size, budget, members[0])
-        for first in range(0, len(members), size):
-            some = members[first : first + size]
-            if next(pieces) % n != i:
-                continue
-            waiting: dict[int, list[Spec]] = {}
-            for spec in some:
-                folder = folder_of(workdir, spec)
-                if results.read_finished(folder, spec) is not None:
-                    finished.append(spec)
-                elif (folder / "diverged.json").exists():
-                    diverged.append(spec)
-                else:
-                    done = [r for r in checkpoint.rounds_in(folder) if r <= spec.rounds]
-                    waiting.setdefault(max(done, default=0), []).append(spec)
-            for start, left in sorted(waiting.items()):
-                groups.append(Group(tuple(left), size, number, start, of_size(size)))
+        # All groups of a program have one size, so that it is compiled once.
+        size = _size(max(map(len, waiting.values())), of_size, budget, members[0])
+        for start, left in sorted(waiting.items()):
+            for first in range(0, len(left), size):
+                some = tuple(left[first : first + size])
+                groups.append(Group(some, size, number, start, of_size(size)))
     return Plan(tuple(groups), tuple(finished), tuple(diverged), tuple(specs))
+
+
+def _shard(members: list[Spec], number: int, programs: int, i: int, n: int) -> list[Spec]:
+    """A shard's part of a program's runs: whole programs where there are enough of them.
+
+    It depends on nothing but the sweep, so that shards agree whatever machine each is on.
+    """
+    if programs >= n:
+        return members if number % n == i else []
+    return members[i::n]
+
+
+def _stands(folder: Path, spec: Spec) -> tuple[str, int]:
+    """Whether a run has 'finished', has 'diverged' or is 'waiting', and rounds that are done.
+
+    Raises:
+      ResultsError: a folder that cannot be read.
+    """
+    if results.read_finished(folder, spec) is not None:
+        return "finished", spec.rounds
+    if results.diverged_round(folder) in range(spec.rounds + 1):
+        return "diverged", 0
+    return "waiting", max(checkpoint.rounds_in(folder), default=0)
 
 
 def _program(spec: Spec) -> tuple[Any, ...]:
@@ -244,11 +268,12 @@ def execute(
         raise ResultsError(f"cannot write results to {folder}: {e}") from e
     told = {"runs": [{"digest": s.digest(), "spec": s.to_json()} for s in planned.specs]}
     results.write_json(folder / "sweep.json", told)
+    folder = folder.absolute()  # for processes that are elsewhere
     tasks = [
         engines.Task(
             name=f"group {i}",
             specs=tuple(spec.to_json() for spec in group.specs),
-            folders=tuple(str(folder_of(workdir, spec)) for spec in group.specs),
+            folders=tuple(str(folder_of(folder, spec)) for spec in group.specs),
             size=group.size,
             bytes=group.memory.bytes,
         )

@@ -212,6 +212,35 @@ def test_a_full_disk_stops_the_run_and_leaves_what_is_whole(folder, whole, monke
     assert_same(folder, run(SPEC, folder, **OPTIONS), whole)
 
 
+def test_a_log_of_clients_is_whole_or_none(folder, tmp_path):
+    """Switched off it leaves nothing of fewer rounds, and it cannot be switched on midway."""
+    run(SPEC, folder)
+    assert not (folder / "clients.parts").exists()
+    assert not (folder / "clients.parquet").exists()
+    asked = iter([True])
+    with pytest.raises(StoppedError):
+        run(SPEC, tmp_path / "bare", stop=lambda: next(asked), checkpoint_every=2)
+    with pytest.raises(ResultsError, match="was run for 2 rounds without log_clients"):
+        run(SPEC, tmp_path / "bare", log_clients=True)
+
+
+def test_parts_are_newer_than_the_table_of_an_earlier_run(tmp_path):
+    log = fedras_jax.results.Log(tmp_path, "rounds")
+    log.write({"round": [1, 2, 3], "x": ["old"] * 3})
+    log.finish()
+    log.write({"round": [1, 2], "x": ["new"] * 2})
+    log.flush()
+    found = fedras_jax.results.Log(tmp_path, "rounds").resume(3)
+    assert found["x"].to_pylist() == ["new", "new"]
+    log.write({"round": [], "x": []})  # nobody was drawn
+    log.flush()
+
+
+def test_a_folder_that_was_claimed_by_half_is_claimed(tmp_path):
+    (tmp_path / "spec.json.123.part").write_text("{")
+    assert fedras_jax.results.claim(tmp_path, SPEC) == tmp_path
+
+
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     saving = checkpoint.Checkpoints(tmp_path, SPEC)

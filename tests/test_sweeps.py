@@ -1,13 +1,14 @@
 """Runs that share a program, planned, run, and found again."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 import fedras_jax
-from fedras_jax import assembly, cohort, results, sweeps
+from fedras_jax import assembly, cohort, engines, results, sweeps
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.run import Kept, Options, run_group
 from fedras_jax.spec import Spec
@@ -157,15 +158,23 @@ def test_what_is_done_is_not_run_again(swept):
     specs = sweeps.expand(BASE, AXES)
     planned = sweeps.plan(specs, workdir)
     assert (len(planned.finished), len(planned.diverged), planned.groups) == (6, 6, ())
+    # One more seed is one more run, compiled for one.
+    base = BASE.replace(codec="dense", codec_args={}, client_lr=0.25)
+    (group,) = sweeps.plan(sweeps.expand(base, {"seed": range(4)}), workdir).groups
+    assert (len(group.specs), group.size) == (1, 1)
     folder = sweeps.folder_of(workdir, specs[2])
     before = (folder / "summary.json").stat().st_mtime_ns
     assert sweeps.sweep(BASE, AXES, workdir=workdir).equals(table)
     assert (folder / "summary.json").stat().st_mtime_ns == before
 
 
-def test_shards_part_the_plan(tmp_path):
+@pytest.mark.parametrize("n", [2, 5])  # as many as there are programs, and more
+def test_shards_part_the_plan_alike_whatever_a_machine_holds(tmp_path, n):
     specs = sweeps.expand(BASE, AXES)
-    parts = [sweeps.plan(specs, tmp_path, memory_gib=1.501, shard=(i, 2)) for i in range(2)]
+    parts = [
+        sweeps.plan(specs, tmp_path, memory_gib=3 + i, devices=1 + i, shard=(i, n))
+        for i in range(n)
+    ]
     ran = [spec for part in parts for group in part.groups for spec in group.specs]
     assert sorted(s.digest() for s in ran) == sorted(s.digest() for s in specs)
     assert all(part.groups for part in parts)
@@ -191,7 +200,7 @@ def test_memory_bounds_a_group(tmp_path):
 
 
 def test_runs_of_a_group_that_were_stopped_go_on_together(tmp_path, swept):
-    asked = iter([True])
+    asked = iter([False, True])  # before the group, and after its first round
     options = {"checkpoint_every": 1, "checkpoint_last": False}
     axes = {"seed": [0, 1, 2]}
     base = BASE.replace(codec="dense", codec_args={}, client_lr=0.25)
@@ -203,6 +212,46 @@ def test_runs_of_a_group_that_were_stopped_go_on_together(tmp_path, swept):
     whole = [row for row in swept[1].to_pylist() if row["codec"] == "dense"][::2]
     assert table["state_digest"].to_pylist() == [row["state_digest"] for row in whole]
     assert not list(tmp_path.glob("runs/*/checkpoints"))
+
+
+def test_runs_of_a_group_that_stand_apart_go_on(tmp_path, swept):
+    """As after a kill between the saves of a group's runs, and with a torn checkpoint."""
+    base = BASE.replace(codec="dense", codec_args={}, client_lr=0.25)
+    axes = {"seed": [0, 1, 2]}
+    asked = iter([False, True])
+    with pytest.raises(fedras_jax.StoppedError):
+        sweeps.sweep(base, axes, workdir=tmp_path, checkpoint_every=1, stop=lambda: next(asked))
+    specs = sweeps.expand(base, axes)
+    folders = tuple(str(sweeps.folder_of(tmp_path, spec)) for spec in specs)
+    shutil.rmtree(sweeps.folder_of(tmp_path, specs[0]) / "checkpoints")
+    torn = sweeps.folder_of(tmp_path, specs[1]) / "checkpoints/1/about/metadata"
+    torn.write_text("{")
+    task = engines.Task("group", tuple(spec.to_json() for spec in specs), folders, 3, 0)
+    # The torn one is all that its run has: nothing is overwritten, and it is told.
+    with pytest.raises(ResultsError, match="no checkpoint in"):
+        engines.work(task, Options(checkpoint_every=1))
+    shutil.rmtree(torn.parents[2])
+    assert engines.work(task, Options(checkpoint_every=1)).diverged == ()
+    digests = results.load(tmp_path).sort_by("seed")["state_digest"].to_pylist()
+    rows = [row for row in swept[1].to_pylist() if row["codec"] == "dense"][::2]
+    assert digests == [row["state_digest"] for row in rows]
+
+
+def test_a_group_of_which_all_diverge_is_told_with_a_progress_bar(tmp_path):
+    base = BASE.replace(codec="dense", codec_args={}, client_lr=1e9)
+    table = sweeps.sweep(base, {"seed": [0, 1]}, workdir=tmp_path, progress=True)
+    assert table["status"].to_pylist() == ["diverged"] * 2
+    # It diverged in round 2: one round alone is another question.
+    shorter = sweeps.expand(base.replace(rounds=1), {"seed": [0, 1]})
+    assert len(sweeps.plan(shorter, tmp_path).groups) == 1
+
+
+def test_fewer_rounds_than_a_finished_run_has_lose_nothing(swept):
+    workdir, table = swept
+    base = BASE.replace(codec="dense", codec_args={}, client_lr=0.25, rounds=1)
+    with pytest.raises(ResultsError, match=r"holds 2 rounds of this experiment, beyond rounds=1"):
+        sweeps.sweep(base, {"seed": [0]}, workdir=workdir)
+    assert sweeps.sweep(BASE, AXES, workdir=workdir).equals(table)
 
 
 def test_a_workdir_that_cannot_be_written_is_an_error(tmp_path):

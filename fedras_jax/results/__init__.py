@@ -15,13 +15,14 @@ Every file is written beside its place and moved there, so a reader never sees h
 """
 
 from fedras_jax.results.load import load, query
-from fedras_jax.results.read import read_columns, read_finished, read_summary
+from fedras_jax.results.read import diverged_round, read_columns, read_finished, read_summary
 from fedras_jax.results.write import Log, claim, columns_of, write_json, write_table
 
 __all__ = [
     "Log",
     "claim",
     "columns_of",
+    "diverged_round",
     "load",
     "query",
     "read_columns",

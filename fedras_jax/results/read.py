@@ -56,6 +56,21 @@ def read_summary(workdir: str | os.PathLike) -> dict[str, Any]:
         raise ResultsError(f"{path} cannot be read: {e}") from e
 
 
+def diverged_round(workdir: str | os.PathLike) -> int | None:
+    """The round in which a run left the finite numbers; None if it did not.
+
+    Raises:
+      ResultsError: its `diverged.json` cannot be read.
+    """
+    path = Path(workdir) / "diverged.json"
+    if not path.exists():
+        return None
+    try:
+        return int(json.loads(path.read_text())["round"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ResultsError(f"{path} cannot be read: {e}") from e
+
+
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """A Parquet table that a run has written, NaN where values are missing.
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.spec import Spec
 
+_PART = ".part"
 # Rows that a log holds in memory before it writes them, whether or not it is asked to.
 _ROWS = 100_000
 
@@ -26,7 +27,7 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
       ResultsError: it cannot be written, for want of space or of permission.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
     try:
         yield part
         part.replace(path)
@@ -39,18 +40,19 @@ def whole(path: Path) -> Iterator[Path]:
 def claim(workdir: str | os.PathLike, spec: Spec) -> Path:
     """Make a folder the results folder of this Spec.
 
-    A folder that already holds the same experiment (whatever its number of rounds) is taken over;
-    its files are replaced as the new ones are finished.
+    A folder that already holds as many or fewer rounds of the same experiment is taken over; its
+    files are replaced as the new ones are finished.
 
     Raises:
-      ResultsError: it holds another Spec, or files that are not a run's, or cannot be written.
+      ResultsError: it holds another Spec, more rounds than are asked for, or files that are not a
+        run's, or it cannot be written.
     """
     folder = Path(workdir)
     stored = folder / "spec.json"
     try:
         if stored.exists():
             _check_same(stored, spec)
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and not (folder.is_dir() and _is_empty(folder)):
             raise ResultsError(
                 f"{folder} is not empty and holds no run: choose another --workdir, "
                 "nothing has been written"
@@ -60,6 +62,11 @@ def claim(workdir: str | os.PathLike, spec: Spec) -> Path:
         raise ResultsError(f"cannot write results to {folder}: {e}") from e
     write_json(stored, spec.to_json())
     return folder
+
+
+def _is_empty(folder: Path) -> bool:
+    """But for what a process left that was killed as it claimed the folder."""
+    return all(path.name.endswith(_PART) for path in folder.iterdir())
 
 
 def _check_same(stored: Path, spec: Spec) -> None:
@@ -72,6 +79,12 @@ def _check_same(stored: Path, spec: Spec) -> None:
             f"{stored.parent} already holds another experiment ("
             + "; ".join(spec.differences(other))
             + "): choose another --workdir, nothing has been overwritten"
+        )
+    summary = stored.with_name("summary.json")
+    if summary.exists() and other.rounds > spec.rounds:
+        raise ResultsError(
+            f"{stored.parent} holds {other.rounds} rounds of this experiment, beyond "
+            f"rounds={spec.rounds}: ask for more rounds, or choose another --workdir"
         )
 
 
@@ -121,22 +134,20 @@ class Log:
         """
         if self._folder is None:
             return None
-        kept = []
-        for path in [
-            self._folder / f"{self._name}.parquet",
-            *sorted(self._parts.glob("*.parquet")),
-        ]:
+        tables: list[pa.Table] = []
+        begun = round_ + 1  # the first round that is there already
+        # The latest first: parts are newer than a table that an earlier, shorter run has left.
+        whole_table = self._folder / f"{self._name}.parquet"
+        for path in [*sorted(self._parts.glob("*.parquet"), reverse=True), whole_table]:
             if not path.exists():
                 continue
             try:
-                kept.append(pq.read_table(path))
+                table = pq.read_table(path)
             except (OSError, pa.ArrowException) as e:
                 raise ResultsError(f"{path} cannot be read: {e}") from e
-        seen, tables = 0, []
-        for table in kept:  # a table that was finished may overlap with parts that are still there
             rounds = table["round"].to_numpy()
-            tables.append(table.filter(pa.array((rounds > seen) & (rounds <= round_))))
-            seen = max(seen, int(rounds.max(initial=0)))
+            tables.insert(0, table.filter(pa.array(rounds < begun)))
+            begun = min(begun, int(rounds.min(initial=begun)))
         found = pa.concat_tables(tables, promote_options="default") if tables else None
         if found is not None and not found.num_rows:
             found = None
@@ -164,7 +175,8 @@ class Log:
         if self._waiting:
             table = pa.concat_tables(self._waiting, promote_options="default")
             self._waiting = []
-            self._write(table)
+            if table.num_rows:
+                self._write(table)
 
     def _write(self, table: pa.Table) -> Path:
         try:
@@ -176,6 +188,12 @@ class Log:
         with whole(place) as part:
             pq.write_table(table, part)
         return place
+
+    def discard(self) -> None:
+        """Remove what an earlier run has left of it."""
+        if self._folder is not None:
+            shutil.rmtree(self._parts, ignore_errors=True)
+            (self._folder / f"{self._name}.parquet").unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Make one file of the parts.
