@@ -178,7 +178,7 @@ def _on_ray(
             )
     waiting = {
         remote.options(num_cpus=cpus, num_gpus=gpus, memory=task.bytes, max_retries=retries).remote(
-            task, there, cpus
+            task, there, cpus, gpus
         ): task
         for task in tasks
     }

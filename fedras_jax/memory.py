@@ -5,7 +5,7 @@ to compile, and the arrays. On an accelerator the arrays are on the devices.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,11 @@ from fedras_jax.data import Split
 from fedras_jax.run import SEGMENT, Options
 from fedras_jax.spec import Spec
 
-# Measured with `benchmarks/sweep.py`: the interpreter and its libraries, and the most that XLA has
-# taken to compile the round of a codec.
-PROCESS = 0.3 * 2**30
-COMPILER = 1.2 * 2**30
+# The interpreter with its libraries, and what XLA takes to compile an equation of a round's jaxpr:
+# 0.135 to 0.151 MiB over rounds of 4,400 to 11,400 equations (four codecs and policies, x86-64,
+# jaxlib 0.10.2). `benchmarks/sweep.py` compares estimates with what processes take.
+PROCESS = 0.38 * 2**30
+EQUATION = 0.147 * 2**20
 
 
 class Estimate(NamedTuple):
@@ -44,7 +45,8 @@ def estimator(
     """How much memory groups of runs like a Spec take, as a function of their number."""
     _, algorithm, data = assembly.assemble(spec, split)
     state = jax.eval_shape(algorithm.init)
-    info = jax.eval_shape(algorithm.step, state, data)[1]
+    traced, (_, info) = jax.make_jaxpr(algorithm.step, return_shape=True)(state, data)
+    compiler = EQUATION * _equations(traced.jaxpr)
     given = assembly.arguments(spec, split.n_clients)
     state_b, info_b, given_b = _bytes(state), SEGMENT * _bytes(info), _bytes(given)
     shared = _bytes(data) + _bytes(split.candidates)
@@ -61,10 +63,23 @@ def estimator(
         host = runs * (info_b + 2 * state_b) + shared
         arrays = round(used * on_device + host)
         # An accelerator's arrays are on its own memory, which is what then has to hold them.
-        process = PROCESS + COMPILER + (arrays if on_cpu else host)
+        process = PROCESS + compiler + (arrays if on_cpu else host)
         return Estimate(arrays, round(max(process, arrays)))
 
     return of_size
+
+
+def _equations(jaxpr: Any) -> int:
+    """Equations of a jaxpr, and of those within it."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += 1
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                inner = getattr(inner, "jaxpr", inner)  # of a closed one
+                if hasattr(inner, "eqns"):
+                    count += _equations(inner)
+    return count
 
 
 def _bytes(tree: object) -> int:

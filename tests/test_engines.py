@@ -1,6 +1,11 @@
 """Sweeps on other engines than this process: real Ray workers, real submitit jobs."""
 
+import concurrent.futures
+import contextlib
 import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +60,43 @@ def test_ray_spreads_groups_over_workers(tmp_path, here):
     assert len(workers) == 2
     assert not any(where.endswith(f":{os.getpid()}") for where in workers)
     assert _rows(results.load(tmp_path)) == _rows(here)
+
+
+def _workers():
+    """Processes of Ray that run a group now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"ray::_in_a_process" in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker in /proc")
+def test_ray_tries_again_where_a_worker_dies(tmp_path):
+    ray = pytest.importorskip("ray")
+    specs = sweeps.expand(BASE.replace(rounds=600), {"seed": [0, 1, 2]})
+    options = Options(checkpoint_every=20)
+    engine = engines.ray(cpus=1)
+    planned = sweeps.plan(specs, tmp_path)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(
+                lambda: list(sweeps.execute(planned, tmp_path, engine=engine, options=options))
+            )
+            while not list(tmp_path.glob("runs/*/checkpoints/20")) and not ended.done():
+                time.sleep(0.01)
+            (worker,) = _workers()
+            os.kill(worker, signal.SIGKILL)
+            (done,) = ended.result()
+    finally:
+        ray.shutdown()
+    assert done.error is None
+    assert not done.where.endswith(f":{worker}")
+    assert results.load(tmp_path)["status"].to_pylist() == ["finished"] * 3
 
 
 def test_submitit_runs_groups_as_jobs(tmp_path, here):
