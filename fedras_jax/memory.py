@@ -19,7 +19,7 @@ from fedras_jax.spec import Spec
 # The interpreter with its libraries, and what XLA takes to compile an equation of a round's jaxpr:
 # 0.135 to 0.151 MiB over rounds of 4,400 to 11,400 equations (four codecs and policies, x86-64,
 # jaxlib 0.10.2). `benchmarks/sweep.py` compares estimates with what processes take.
-PROCESS = 0.38 * 2**30
+PROCESS = 0.33 * 2**30
 EQUATION = 0.147 * 2**20
 
 
