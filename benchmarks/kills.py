@@ -30,6 +30,10 @@ KILLS = flags.DEFINE_integer("kills", 100, "Runs to kill, once or twice.")
 SEED = flags.DEFINE_integer("moments", 0, "Seed of the moments.")
 AT_ONCE = flags.DEFINE_integer("at_once", 2, "Runs at once.")
 
+STATE = flags.DEFINE_enum(
+    "state", "full", ["full", "dense"], "Everything that a state may hold, or the least, faster."
+)
+
 # Everything that a state may hold, and a checkpoint every few rounds.
 RUN = (
     *("--dataset=synthetic:120x160x16", "--dim=16", "--cohort_size=12", "--candidates=30"),
@@ -39,6 +43,11 @@ RUN = (
     *("--arrival=buffered", "--arrival_arg=in_flight=24"),
     *("--downlink=directional", "--downlink_arg=k=8", "--downlink_momentum=0.5"),
     *("--server_optimizer=adam", "--server_lr=0.01", "--devices=1", "--noprogress"),
+)
+DENSE = (
+    *("--dataset=synthetic:60x90x12", "--dim=8", "--cohort_size=10", "--candidates=20"),
+    *("--rounds=400", "--eval_every=50", "--checkpoint_every=5", "--log_clients"),
+    *("--codec=dense", "--devices=1", "--noprogress"),
 )
 COMPARED = ("metrics", "payload", "clock", "clients", "state_digest")
 TABLES = ("rounds", "clients", "ranks")
@@ -71,13 +80,13 @@ def finish(folder: Path, programs: str, run: Sequence[str] = RUN) -> None:
         raise RuntimeError(f"exit code {child.returncode}: {told.strip()[-500:]}")
 
 
-def kill_once(folder: Path, programs: str, after: float) -> str | None:
+def kill_once(folder: Path, programs: str, after: float, run: Sequence[str] = RUN) -> str | None:
     """Kill a run so many seconds after its start; how far it was, None if it was faster.
 
     Raises:
       RuntimeError: it ended by itself with an error.
     """
-    with start(folder, programs) as child:
+    with start(folder, programs, run) as child:
         try:
             child.communicate(timeout=after)
         except subprocess.TimeoutExpired:
@@ -104,13 +113,14 @@ def differences(folder: Path, other: Path) -> list[str]:
 def main(argv: list[str]) -> None:
     del argv
     moments = random.Random(SEED.value)
+    run = {"full": RUN, "dense": DENSE}[STATE.value]
     with tempfile.TemporaryDirectory() as root:
         programs = f"{root}/programs"
         whole = Path(root) / "whole"
-        finish(whole, programs)
+        finish(whole, programs, run)
         shutil.rmtree(whole)
         began = time.perf_counter()  # again, with compiled programs
-        finish(whole, programs)
+        finish(whole, programs, run)
         seconds = time.perf_counter() - began
         print(f"a whole run takes {seconds:.1f} s; killing {KILLS.value}", flush=True)
 
@@ -127,9 +137,9 @@ def main(argv: list[str]) -> None:
                 reached = None
                 while reached is None:
                     shutil.rmtree(folder, ignore_errors=True)
-                    reached = kill_once(folder, programs, moment())
-                again = kill_once(folder, programs, moment()) if i % 2 else None
-                finish(folder, programs)
+                    reached = kill_once(folder, programs, moment(), run)
+                again = kill_once(folder, programs, moment(), run) if i % 2 else None
+                finish(folder, programs, run)
                 return i, [reached, *([again] if again else [])], differences(folder, whole)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
