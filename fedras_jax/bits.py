@@ -26,6 +26,9 @@ FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 ENTROPY_SLACK = 1.001
 ENTROPY_TAIL = 64
 
+# Levels of `coded_levels` lie in -REACH to REACH.
+REACH = 15
+
 
 # ---------------------------------------------------------------- declaring fields
 
@@ -67,6 +70,14 @@ def coded_labels(k: int) -> Field:
     return Field("label", 1, "row", (k,), "entropy")
 
 
+def coded_levels(name: str, rank: int) -> Field:
+    """Signed integers in -REACH to REACH, `rank` a row, entropy-coded column by column. Comes last.
+
+    Each column's least and greatest level and the frequencies of those between travel as well.
+    """
+    return Field(name, 1, "row", (rank,), "levels")
+
+
 # ---------------------------------------------------------------- counting
 
 
@@ -101,6 +112,9 @@ def measure(fields: Sequence[Field], sizes: Sizes, data: Mapping[str, Array]) ->
         if field.dtype == "entropy":
             coded = entropy_bits(data["label"], data["mask"], k, field.shape[0])
             return jnp.where(k < n, coded, 0)
+        if field.dtype == "levels":
+            tables, surprise = level_bits(data[field.name], data["mask"])
+            return tables + coded_bits(surprise)
         return _count(field, sizes, n, k)
 
     counts = jnp.stack([jnp.asarray(count(field), jnp.int32) for field in fields])
@@ -135,6 +149,11 @@ def by_actions(
             worst = jnp.ceil(n * label_width(k) * ENTROPY_SLACK) + ENTROPY_TAIL
             coded = jnp.where(k > 1, worst, 0)
             count = jnp.where(k < n, k * label_width(n + 1) + coded, 0)
+        elif field.dtype == "levels":
+            (rank,), width = field.shape, index_width(2 * REACH + 1)
+            worst = jnp.ceil(n * rank * width * ENTROPY_SLACK) + ENTROPY_TAIL
+            tables = rank * (2 * width + (2 * REACH + 1) * label_width(n + 1))
+            count = jnp.where(n > 0, worst + tables, 0)
         elif field.dtype != "set":
             count = _count(field, sizes, n, k)
         size += jnp.float32(count) * field.bits
@@ -200,8 +219,9 @@ def set_bits(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int) -> 
 
     rice = jnp.min(jnp.minimum(fixed(1 + r), universe - quotients) + quotients)
     ids = fixed(index_width(universe))
-    # An empty set is told by the header.
-    return jnp.where(n > 0, jnp.minimum(jnp.minimum(rice, ids), universe), 0)
+    # An empty and a full set are told by the header.
+    some = (n > 0) & (n < universe)
+    return jnp.where(some, jnp.minimum(jnp.minimum(rice, ids), universe), 0)
 
 
 def entropy_bits(
@@ -219,11 +239,38 @@ def entropy_bits(
     """
     member = (jnp.arange(n_labels)[:, None] == label) & mask
     often = member.sum(1, dtype=jnp.int32)
-    n = often.sum()
-    share = often / jnp.maximum(n, 1)
-    surprise = -jnp.sum(jnp.where(often > 0, often * jnp.log2(jnp.maximum(share, 1e-30)), 0))
+    return k * label_width(often.sum() + 1) + coded_bits(_surprise(often))
+
+
+def level_bits(
+    level: Int[Array, "n r"], mask: Bool[Array, " n"]
+) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Bits of the tables of `coded_levels`, and the entropy of its levels in bits.
+
+    Args:
+      level: integer [N, r] in -REACH to REACH. mask: bool[N].
+    """
+    value = jnp.arange(-REACH, REACH + 1)
+    often = jnp.sum((level == value[:, None, None]) & mask[:, None], axis=1, dtype=jnp.int32)
+    n, occurs = mask.sum(dtype=jnp.int32), often > 0
+    low, high = (jnp.argmax(x, axis=0) for x in (occurs, occurs[::-1]))
+    spread = jnp.sum(2 * REACH + 1 - low - high, dtype=jnp.int32)  # levels that have a frequency
+    ends = 2 * level.shape[1] * index_width(2 * REACH + 1)
+    return jnp.where(n > 0, ends + spread * label_width(n + 1), 0), _surprise(often)
+
+
+def coded_bits(surprise: Float[Array, ""]) -> Int[Array, ""]:
+    """An upper bound on a range coder's words for symbols of so many bits of entropy."""
     coded = jnp.ceil(surprise * ENTROPY_SLACK).astype(jnp.int32) + ENTROPY_TAIL
-    return k * label_width(n + 1) + jnp.where(often.max() < n, coded, 0)
+    return jnp.where(surprise > 0, coded, 0)
+
+
+def _surprise(often: Int[Array, "k *columns"]) -> Float[Array, ""]:
+    """Bits of entropy of symbols that occur so often, summed over them; 0 where all are equal."""
+    n = often.sum(0)
+    share = often / jnp.maximum(n, 1)
+    each = jnp.where((often > 0) & (often < n), often * jnp.log2(jnp.maximum(share, 1e-30)), 0)
+    return -jnp.sum(each)
 
 
 def as_sent(x: Float[Array, "*n"], dtype: str) -> Float[Array, "*n"]:

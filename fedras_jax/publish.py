@@ -96,9 +96,8 @@ def publisher(
     if snapshot is None:
         snapshot_bits = bits.dense_bits(sizes)
     else:
-        # The set of all M rows takes a bit each.
         row = sum(field.bits for field in snapshot.fields(sizes) if field.per == "row")
-        snapshot_bits = bits.HEADER_BITS + sizes.items * (1 + row)
+        snapshot_bits = bits.HEADER_BITS + sizes.items * row
     if momentum:
         snapshot_bits *= 2
 

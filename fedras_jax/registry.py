@@ -28,6 +28,7 @@ from fedras_jax.codecs.svd import svd
 from fedras_jax.codecs.ternary import ternary
 from fedras_jax.codecs.top_entries import top_entries
 from fedras_jax.codecs.top_rows import top_rows
+from fedras_jax.codecs.transform import transform
 from fedras_jax.errors import SpecError
 from fedras_jax.models.gmf import gmf
 from fedras_jax.models.mf import mf
@@ -49,6 +50,7 @@ CODECS: Factories = {
     "top_entries": top_entries,
     "random_mask": random_mask,
     "svd": svd,
+    "transform": transform,
     "count_sketch": count_sketch,
     "product": product,
     "residual": residual,
@@ -58,7 +60,7 @@ CODECS: Factories = {
 # are given (contractions); for the others, why not.
 DOWNLINKS = (
     *("dense", "rows", "actions", "directional", "quantized", "rotated"),
-    *("top_rows", "top_entries", "svd", "grid"),
+    *("top_rows", "top_entries", "svd", "transform", "grid"),
 )
 NOT_DOWNLINKS = {
     "ternary": "its noise exceeds what it is given, so the server's feedback would grow",
@@ -98,7 +100,10 @@ BUDGETS: Factories = {
     "joint": budgets.joint,
     "adaptive": budgets.adaptive,
 }
-SAMPLERS: Factories = {"fixed_size": samplers.fixed_size, "poisson": samplers.poisson}
+SAMPLERS: Factories = {
+    "fixed_size": samplers.fixed_size,
+    "poisson": samplers.poisson,
+}
 TRANSFORMS: Factories = {
     "clip_norm": transforms.clip_norm,
     "pseudo_items": transforms.pseudo_items,

@@ -387,7 +387,8 @@ class Field(NamedTuple):
         use, a sent 'row', each of the M items ('item'), or the 'set' of sent rows.
       shape: elements of an entry; the universe's size for a set.
       dtype: of the elements: a float type, 'uint', 'label' (as wide as the client's own number of
-        actions needs), 'entropy' (labels too, entropy-coded) or 'set'.
+        actions needs), 'entropy' (labels too, entropy-coded), 'levels' (small signed integers,
+        entropy-coded) or 'set'.
     """
 
     name: str

@@ -26,15 +26,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fedras_jax import bits
+from fedras_jax import bits, coding
 from fedras_jax.errors import WireError
 from fedras_jax.types import Codec, Field, Payload, Sizes
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct(">BBHHHII")
 CHECK = struct.Struct(">I")
 HEADER_BYTES = HEADER.size + CHECK.size
-FORMS = ("bitmap", "ids", "rice")
 _UINT = {16: np.uint16, 32: np.uint32}
 
 
@@ -90,6 +89,8 @@ def canonical(codec: Codec, sizes: Sizes, payload: Payload) -> dict[str, np.ndar
             and not 0 <= leaf.min() <= leaf.max() < k
         ):
             raise WireError(f"labels {leaf.min()} to {leaf.max()}, but only {k} actions")
+        if field.dtype == "levels" and leaf.size and np.abs(leaf).max() > bits.REACH:
+            raise WireError(f"a level of {np.abs(leaf).max()}, but they reach {bits.REACH} at most")
         if _own_actions(field, item.size, k) and not np.array_equal(leaf, np.arange(k)):
             raise WireError("every row has an action of its own, but not in the order of items")
         if field.dtype in bits.FLOAT_BITS and not np.isfinite(leaf.astype(np.float32)).all():
@@ -120,11 +121,13 @@ def pack(codec: Codec, sizes: Sizes, payload: Payload, shared: np.ndarray | None
     form, parts = 0, []
     for field in codec.fields(sizes):
         if field.dtype == "set":
-            form, part = _write_set(data["item"], field.shape[0])
+            form, part = coding.write_set(data["item"], field.shape[0])
         elif _own_actions(field, n, k):
             part = np.zeros(0, np.uint8)
         elif field.dtype == "entropy":
-            part = _write_entropy(data["label"], k)
+            part = coding.write_labels(data["label"], k)
+        elif field.dtype == "levels":
+            part = coding.write_levels(data[field.name], bits.REACH) if n else np.zeros(0, np.uint8)
         else:
             part = _write(field, data, k, sizes)
         parts.append(part)
@@ -151,18 +154,22 @@ def unpack(
         `pack` never writes.
     """
     head = _read_header(codec, sizes, raw)
-    stream = _Reader(np.frombuffer(raw, np.uint8, offset=HEADER_BYTES))
+    stream = coding.Reader(np.frombuffer(raw, np.uint8, offset=HEADER_BYTES))
     n, k = head.n, head.k
     data: dict[str, Any] = {}
     for field in codec.fields(sizes):
         if field.dtype == "set":
-            data["item"] = _read_set(stream, head.form, n, field.shape[0])
+            data["item"] = coding.read_set(stream, head.form, n, field.shape[0])
         elif _own_actions(field, n, k):
             data[field.name] = np.arange(n, dtype=np.int32)
         elif field.per == "item":
             data |= _read_items(stream, field, head, sizes)
         elif field.dtype == "entropy":
-            data["label"] = _read_entropy(stream, n, k, reserve=32 * n_shared)
+            data["label"] = coding.read_labels(stream, n, k, reserve=32 * n_shared)
+        elif field.dtype == "levels":
+            data[field.name] = coding.read_levels(
+                stream, n, field.shape[0], bits.REACH, reserve=32 * n_shared
+            )
         else:
             data[field.name] = _read(stream, field, n, k, codec.max_actions, sizes)
     shared = _floats(stream.take(32 * n_shared), "float32")
@@ -173,36 +180,6 @@ def unpack(
     if codec.max_actions:
         data["k"] = np.asarray(k, np.int32)
     return data, shared
-
-
-class _Reader:
-    """Bits, in order."""
-
-    def __init__(self, raw: np.ndarray):
-        self._bits, self._at = np.unpackbits(raw), 0
-
-    @property
-    def left(self) -> int:
-        return self._bits.size - self._at
-
-    def take(self, n: int) -> np.ndarray:
-        if not 0 <= n <= self.left:
-            raise WireError(f"truncated: {max(n, 0)} more bits expected, {self.left} left")
-        self._at += n
-        return self._bits[self._at - n : self._at]
-
-    def until_zeros(self, n: int) -> np.ndarray:
-        """Lengths of the next n runs of ones, each ended by a zero."""
-        ends = np.flatnonzero(self._bits[self._at :] == 0)[:n]
-        if ends.size < n:
-            raise WireError(f"truncated: {n} unary numbers expected, {ends.size} found")
-        if n:
-            self._at += int(ends[-1]) + 1
-        return np.diff(ends, prepend=-1) - 1
-
-    def finish(self) -> None:
-        if self.left >= 8 or self._bits[self._at :].any():
-            raise WireError(f"{self.left} bits left over")
 
 
 def _read_header(codec: Codec, sizes: Sizes, raw: bytes) -> _Head:
@@ -273,10 +250,10 @@ def _write(field: Field, data: Mapping[str, np.ndarray], k: int, sizes: Sizes) -
         used = used.reshape(-1)[:0]
     if field.dtype in bits.FLOAT_BITS:
         return _float_bits(used)
-    return _uint_bits(used, _width(field, k))
+    return coding.uint_bits(used, _width(field, k))
 
 
-def _read(stream: _Reader, field: Field, n: int, k: int, max_actions: int, sizes: Sizes):
+def _read(stream: coding.Reader, field: Field, n: int, k: int, max_actions: int, sizes: Sizes):
     """The leaf of a field, as `canonical` has it."""
     entries, width = _entries(field, n, k, sizes), _width(field, k)
     flat = stream.take(entries * width * math.prod(field.shape))
@@ -285,7 +262,7 @@ def _read(stream: _Reader, field: Field, n: int, k: int, max_actions: int, sizes
         if not np.isfinite(leaf.astype(np.float32)).all():
             raise WireError(f"{field.name} is not finite")
     elif width:
-        leaf = _uints(flat, width).astype(_dtype(field, width))
+        leaf = coding.uints(flat, width).astype(_dtype(field, width))
     else:
         leaf = np.zeros(entries * math.prod(field.shape), _dtype(field, width))
     if field.dtype == "label" and leaf.size and leaf.max() >= k + (field.per == "item"):
@@ -298,7 +275,7 @@ def _read(stream: _Reader, field: Field, n: int, k: int, max_actions: int, sizes
     return leaf
 
 
-def _read_items(stream: _Reader, field: Field, head: _Head, sizes: Sizes) -> dict[str, Any]:
+def _read_items(stream: coding.Reader, field: Field, head: _Head, sizes: Sizes) -> dict[str, Any]:
     """A field with an entry for every item: what is not zero was sent."""
     leaf = _read(stream, field, head.n, head.k, 0, sizes)
     item = np.flatnonzero((leaf.reshape(sizes.items, -1) != 0).any(1)).astype(np.int32)
@@ -313,16 +290,6 @@ def _dtype(field: Field, width: int) -> type:
     return np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
 
 
-def _uint_bits(x: np.ndarray, width: int) -> np.ndarray:
-    shifts = np.arange(width - 1, -1, -1, dtype=np.uint32)
-    return ((x.astype(np.uint32).reshape(-1, 1) >> shifts) & 1).astype(np.uint8).reshape(-1)
-
-
-def _uints(flat: np.ndarray, width: int) -> np.ndarray:
-    shifts = np.arange(width - 1, -1, -1, dtype=np.uint32)
-    return (flat.reshape(-1, width).astype(np.uint32) << shifts).sum(1, dtype=np.uint32)
-
-
 def _float_bits(x: np.ndarray) -> np.ndarray:
     words = np.ascontiguousarray(x).view(_UINT[8 * x.dtype.itemsize])
     return np.unpackbits(words.astype(words.dtype.newbyteorder(">")).reshape(-1).view(np.uint8))
@@ -332,99 +299,3 @@ def _floats(flat: np.ndarray, dtype: str) -> np.ndarray:
     word = np.dtype(_UINT[bits.FLOAT_BITS[dtype]])
     big = np.packbits(flat).view(word.newbyteorder(">"))
     return big.astype(word).view(jnp.dtype(dtype))
-
-
-# ---------------------------------------------------------------- the touched set
-
-
-def _write_set(item: np.ndarray, universe: int) -> tuple[int, np.ndarray]:
-    """The form byte, and the set in its smallest form; ids before the bitmap before Rice codes."""
-    n, width = item.size, bits.index_width(universe)
-    if not n:
-        return 0, np.zeros(0, np.uint8)
-    gap: np.ndarray = np.diff(item.astype(np.int64), prepend=np.int64(-1)) - 1
-    rice = [n * (1 + r) + int((gap >> r).sum()) for r in range(width)]
-    r = int(np.argmin(rice))
-    size = {"ids": n * width, "bitmap": universe, "rice": rice[r]}
-    form = min(size, key=lambda name: size[name])
-    if form == "ids":
-        return FORMS.index(form), _uint_bits(item, width)
-    if form == "bitmap":
-        member = np.zeros(universe, np.uint8)
-        member[item] = 1
-        return FORMS.index(form), member
-    unary = np.ones(int((gap >> r).sum()) + n, np.uint8)
-    unary[np.cumsum((gap >> r) + 1) - 1] = 0
-    low = _uint_bits(gap & ((1 << r) - 1), r) if r else np.zeros(0, np.uint8)
-    return FORMS.index(form) | r << 2, np.concatenate([low, unary])
-
-
-def _read_set(stream: _Reader, form: int, n: int, universe: int) -> np.ndarray:
-    name, r = FORMS[form & 3] if form & 3 < len(FORMS) else "", form >> 2
-    if not n:
-        item = np.zeros(0, np.int64)
-    elif name == "ids":
-        width = bits.index_width(universe)
-        item = _uints(stream.take(n * width), width).astype(np.int64)
-    elif name == "bitmap":
-        item = np.flatnonzero(stream.take(universe))
-    elif name == "rice" and r < bits.index_width(universe):
-        low = _uints(stream.take(n * r), r).astype(np.int64) if r else np.zeros(n, np.int64)
-        item = np.cumsum((stream.until_zeros(n).astype(np.int64) << r) + low + 1) - 1
-    else:
-        raise WireError(f"unknown form of the touched set: {form}")
-    if item.size != n or (n and (item[-1] >= universe or np.any(np.diff(item) <= 0))):
-        raise WireError(f"the touched set is not {n} ascending numbers below {universe}")
-    if form != (_write_set(item, universe)[0] if n else 0):
-        raise WireError(f"the touched set is not in its smallest form, but {form}")
-    return item.astype(np.int32)
-
-
-# ---------------------------------------------------------------- entropy coding
-
-
-def _coder() -> Any:
-    try:
-        import constriction
-    except ImportError as e:
-        raise WireError(
-            "entropy-coded labels are written with constriction: pip install 'fedras_jax[wire]'"
-        ) from e
-    return constriction.stream
-
-
-def _model(often: np.ndarray) -> tuple[np.ndarray, Any]:
-    """The labels that occur, and a model of their frequencies."""
-    occurs = np.flatnonzero(often)
-    share = often[occurs] / often.sum()
-    return occurs, _coder().model.Categorical(share.astype(np.float64), perfect=False)
-
-
-def _write_entropy(label: np.ndarray, k: int) -> np.ndarray:
-    """A count for each action, then a range coder's 32-bit words."""
-    often = np.bincount(label, minlength=k)
-    table = _uint_bits(often, int(label.size).bit_length())
-    if np.count_nonzero(often) < 2:
-        return table
-    occurs, model = _model(often)
-    encoder = _coder().queue.RangeEncoder()
-    encoder.encode(np.searchsorted(occurs, label).astype(np.int32), model)
-    return np.concatenate([table, _uint_bits(encoder.get_compressed(), 32)])
-
-
-def _read_entropy(stream: _Reader, n: int, k: int, reserve: int) -> np.ndarray:
-    width = n.bit_length()
-    table = stream.take(k * width)
-    often = _uints(table, width) if width else np.zeros(k, np.uint32)
-    if often.sum(dtype=np.int64) != n:
-        raise WireError(f"frequencies of {often.sum(dtype=np.int64)} labels for {n} rows")
-    if np.count_nonzero(often) < 2:
-        return np.full(n, np.argmax(often) if n else 0, np.int32)
-    words = _uints(stream.take((stream.left - reserve) // 32 * 32), 32)
-    occurs, model = _model(often)
-    label = occurs[_coder().queue.RangeDecoder(words).decode(model, n)].astype(np.int32)
-    if not np.array_equal(np.bincount(label, minlength=k), often):
-        raise WireError("labels do not have the frequencies that the payload says")
-    if not np.array_equal(_write_entropy(label, k), np.concatenate([table, _uint_bits(words, 32)])):
-        raise WireError("the coded labels are not what an encoder writes, or more follows them")
-    return label

@@ -49,7 +49,7 @@ def spelled_out(items: np.ndarray, universe: int) -> int:
         "".join("1" * (g >> r) + "0" + format(g % 2**r, f"0{r}b") * (r > 0) for g in gaps)
         for r in range(digits)
     ]
-    return min(map(len, [ids, bitmap, *rice])) if items else 0
+    return min(map(len, [ids, bitmap, *rice])) if len(items) not in (0, universe) else 0
 
 
 @pytest.mark.parametrize("universe", [1, 2, 7, 64, 65, 1682])
@@ -73,7 +73,8 @@ def test_sets_of_huge_universes_do_not_overflow():
     found = int(bits.set_bits(item, jnp.ones(3, bool), universe))
     assert 3 * 28 <= found <= 3 * 31
     all_of_many = jnp.arange(200_000, dtype=jnp.int32)
-    assert bits.set_bits(all_of_many, all_of_many >= 0, 200_000) == 200_000
+    assert bits.set_bits(all_of_many, all_of_many > 0, 200_000) == 200_000
+    assert bits.set_bits(all_of_many, all_of_many >= 0, 200_000) == 0  # its size tells
 
 
 def test_sets_come_close_to_the_entropy_of_random_ones():

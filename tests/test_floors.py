@@ -25,6 +25,7 @@ FLOORS = [
     {"rounds", "simulate", "evaluate"},
     {
         "wire",
+        "coding",
         "data",
         "registry",
         "spec",

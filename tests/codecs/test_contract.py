@@ -31,6 +31,7 @@ from fedras_jax.codecs.svd import svd
 from fedras_jax.codecs.ternary import ternary
 from fedras_jax.codecs.top_entries import top_entries
 from fedras_jax.codecs.top_rows import top_rows
+from fedras_jax.codecs.transform import transform
 from fedras_jax.errors import SpecError
 from fedras_jax.factored import factored
 from fedras_jax.types import Context, ItemDelta, Sizes
@@ -93,6 +94,8 @@ CODECS = {
     "random_mask-float16-half": functools.partial(random_mask, 0.5, dtype="float16"),
     "svd-float16-rank2": svd,
     "svd-float32-rank3": functools.partial(svd, 3, dtype="float32"),
+    "transform-entropy-rank2": transform,
+    "transform-entropy-rank4": functools.partial(transform, 4, bits=8),
     "count_sketch-float32-depth3": count_sketch,
     "count_sketch-float32-depth1": functools.partial(count_sketch, 128, depth=1),
     "count_sketch-float16-depth4": functools.partial(count_sketch, depth=4, dtype="float16"),
@@ -186,7 +189,7 @@ def ceil_log2(n: int) -> int:
 
 def set_bits(items: np.ndarray, universe: int) -> int:
     """The smallest of bitmap, ids and Rice codes, written out one number at a time."""
-    if not len(items):
+    if len(items) in (0, universe):
         return 0
     width = max(1, ceil_log2(universe))
     gaps = np.diff(np.sort(items), prepend=-1) - 1
