@@ -27,7 +27,7 @@ ENTROPY_SLACK = 1.001
 ENTROPY_TAIL = 64
 
 # Levels of `coded_levels` lie in -REACH to REACH.
-REACH = 15
+REACH = 31
 
 
 # ---------------------------------------------------------------- declaring fields

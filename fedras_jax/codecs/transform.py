@@ -33,7 +33,7 @@ from fedras_jax.types import Codec, ItemDelta, unprepared
 ITERATIONS = 5
 # A number becomes the level below it if it is less than this above that level, in steps.
 BORDER = 2 / 3
-# Halvings of the interval in which the step is sought, a factor of 24: to a tenth of a percent.
+# Halvings of the interval in which the step is sought, a factor of 48: to a tenth of a percent.
 HALVINGS = 12
 
 
@@ -43,8 +43,8 @@ def transform(rank: int = 2, *, bits: float = 3.0) -> Codec:
     Args:
       rank: directions r, at most D.
       bits: coded levels of a row take at most so many bits on the average. The tables that the
-        decoder needs come on top, and are counted. Levels end at 15, so that more bits than
-        about 5 a direction are not used.
+        decoder needs come on top, and are counted. Levels end at 31, so that a few directions
+        have no use for very many.
 
     Raises:
       SpecError: a rank below 1 or above the embedding width, or bits that are not positive.
