@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 
 from experiments import flags
 from fedras_jax.errors import SpecError
-from fedras_jax.spec import Spec
+from fedras_jax.spec import DATA_FIELDS, Spec
 
 ARM = absl_flags.DEFINE_multi_string(
     "arm",
@@ -18,18 +18,7 @@ ARM = absl_flags.DEFINE_multi_string(
 SEEDS = absl_flags.DEFINE_list("seeds", None, "Seeds to average over; default: --seed alone.")
 
 # Arms that differ in these cannot be compared client by client, or have flags of their own.
-_NOT_AN_ARMS = (
-    "dataset",
-    "min_rating",
-    "k_core",
-    "validation",
-    "candidates",
-    "evaluate_on",
-    "codec",
-    "codec_args",
-    "seed",
-    "data_seed",
-)
+_NOT_AN_ARMS = (*DATA_FIELDS, "codec", "codec_args", "seed")
 _PREFIX = "spec."
 
 

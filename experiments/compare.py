@@ -5,7 +5,8 @@
 
 An arm is CODEC or CODEC:NAME=VALUE,NAME=VALUE, where spec.FIELD=VALUE sets a field of the
 experiment; all else comes from the flags, and is the same for all. The first arm is the baseline.
-Prints a table, and writes it with a plot and every run's results to --workdir.
+An arm's seeds run side by side, in one compiled program. Prints a table, and writes it with a plot
+and every run's results to --workdir.
 """
 
 from pathlib import Path
@@ -14,6 +15,12 @@ from absl import app
 from absl import flags as absl_flags
 
 from experiments import arms, flags
+from experiments.executor import all_of
+from fedras_jax import report
+from fedras_jax.options import Options
+from fedras_jax.programs import Kept
+from fedras_jax.run import Result, run_group
+from fedras_jax.spec import Spec
 
 absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 absl_flags.adopt_module_key_flags(arms)
@@ -27,22 +34,9 @@ def main(argv: list[str]) -> None:
         base = flags.spec_from_flags()
         specs = {arm: arms.parse(base, arm) for arm in arms.ARM.value or DEFAULT}
         seeds = arms.seeds(base.seed)
-        mesh = flags.start_devices()
-        from fedras_jax import report
-        from fedras_jax.run import run  # after the devices are set up
-
+        flags.start_devices()
         workdir = None if flags.WORKDIR.value is None else Path(flags.WORKDIR.value)
-        runs = {}
-        for arm, spec in specs.items():
-            runs[arm] = [
-                run(
-                    spec.replace(seed=seed),
-                    workdir=workdir and workdir / report.folder_name(arm) / f"seed{seed}",
-                    mesh=mesh,
-                    **flags.options_from_flags(),
-                )
-                for seed in seeds
-            ]
+        runs = _run_all(specs, seeds, workdir)
         rows = report.comparison({arm: [r.summary for r in done] for arm, done in runs.items()})
         print()
         print(report.heading(base, next(iter(runs.values()))[0].summary, seeds))
@@ -51,6 +45,29 @@ def main(argv: list[str]) -> None:
             report.write_comparison(workdir, rows)
             report.plot(workdir / "comparison.png", base, {a: d[0].rounds for a, d in runs.items()})
             print(f"\nresults: {workdir}/comparison.csv, comparison.png and a folder a run")
+
+
+def _run_all(
+    specs: dict[str, Spec], seeds: list[int], workdir: Path | None
+) -> dict[str, list[Result]]:
+    """Every arm's runs, one a seed.
+
+    Raises:
+      DivergedError: one of them does.
+    """
+    options = Options(**flags.options_from_flags(keep_states=False))
+    kept = Kept()  # of the data, which all arms share
+    runs = {}
+    for arm, spec in specs.items():
+        folder = workdir and workdir / report.folder_name(arm)
+        found = run_group(
+            [spec.replace(seed=seed) for seed in seeds],
+            workdirs=[folder and folder / f"seed{seed}" for seed in seeds],
+            options=options,
+            kept=kept,
+        )
+        runs[arm] = all_of(dict(zip(seeds, found, strict=True)))
+    return runs
 
 
 if __name__ == "__main__":

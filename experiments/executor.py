@@ -3,15 +3,19 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
 from experiments import flags
 from fedras_jax import results
 from fedras_jax.errors import DivergedError
+from fedras_jax.options import Options
+from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
 
+T = TypeVar("T")
 Outcome = tuple[dict[str, Any], np.ndarray]
 
 
@@ -25,9 +29,7 @@ class Executor:
     def __init__(self, programs: Path, *, log_clients: bool = False) -> None:
         """Keeps compiled programs in a folder, for the next start."""
         self.ran, self._log_clients = 0, log_clients
-        self._mesh = flags.start_devices()
-        import jax
-
+        flags.start_devices()
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(programs))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
@@ -46,10 +48,6 @@ class Executor:
         return done
 
     def _run(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
-        import jax
-
-        from fedras_jax.run import Options, run_group  # after the devices are set up
-
         # Not resumable within an arm: an arm takes minutes, and what is done is not run again.
         options = Options(
             **flags.options_from_flags(
@@ -60,9 +58,7 @@ class Executor:
             )
         )
         self.ran += len(specs)
-        found = run_group(
-            list(specs.values()), workdirs=list(specs), mesh=self._mesh, options=options
-        )
+        found = run_group(list(specs.values()), workdirs=list(specs), options=options)
         jax.clear_caches()  # in memory: a grid has too many programs to keep
         return {
             folder: one if isinstance(one, DivergedError) else (one.summary, one.ranks)
@@ -70,7 +66,7 @@ class Executor:
         }
 
 
-def all_of(found: Mapping[Path, Outcome | DivergedError]) -> list[Outcome]:
+def all_of(found: Mapping[Any, T | DivergedError]) -> list[T]:
     """What all runs came to.
 
     Raises:

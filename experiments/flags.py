@@ -136,6 +136,7 @@ def options_from_flags(**more: Any) -> dict[str, Any]:
     """What the flags say of how to run: fields of `run.Options`."""
     return {
         "data_dir": DATA_DIR.value,
+        "devices": DEVICES.value,
         "chunk_size": CHUNK_SIZE.value,
         "progress": PROGRESS.value,
         "tensorboard": TENSORBOARD.value,

@@ -10,14 +10,16 @@ side; --dry_run shows the groups. A run's folder is named by what it is, so the 
 runs what is left. Prints a table of all runs.
 """
 
+import math
 from typing import Any
 
 from absl import app
 from absl import flags as absl_flags
 
 from experiments import flags
-from fedras_jax import axes, report
+from fedras_jax import axes, engines, report, results, sweeps
 from fedras_jax.errors import ResultsError, SpecError
+from fedras_jax.options import Options
 
 absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 
@@ -61,11 +63,9 @@ def main(argv: list[str]) -> None:
                 raise SpecError(f"--{name} is given, but {name} is an axis: leave one of them out")
         specs = axes.expand(flags.spec_from_flags(base), blocks)
         flags.start_devices()
-        from fedras_jax import results, sweeps
-        from fedras_jax.run import Options  # after the devices are set up
-
         options = Options(
             **flags.options_from_flags(
+                devices=_devices(),
                 stop=flags.stop_when_told(),
                 checkpoint_last=KEEP_MODELS.value,
                 runs_at_once=RUNS_AT_ONCE.value,
@@ -120,9 +120,22 @@ def _shard() -> tuple[int, int]:
     return int(i), int(n)
 
 
-def _engine() -> Any:
-    from fedras_jax import engines
+def _devices() -> int | None:
+    """Devices that share a group.
 
+    Raises:
+      SpecError: more than a process of the engine has.
+    """
+    asked = flags.DEVICES.value
+    there = math.ceil(GPUS.value) or CPUS.value
+    if asked is not None and ENGINE.value != "local" and asked > there:
+        raise SpecError(
+            f"--devices={asked}, but a group on {ENGINE.value} has {there}: raise --cpus or --gpus"
+        )
+    return asked
+
+
+def _engine() -> engines.Engine:
     if ENGINE.value == "ray":
         return engines.ray(RAY_ADDRESS.value, cpus=CPUS.value, gpus=GPUS.value)
     if ENGINE.value == "slurm":

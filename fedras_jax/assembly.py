@@ -7,6 +7,7 @@ Spec, `program` is all the rest of it.
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from fedras_jax.codecs.feedback import error_feedback
 from fedras_jax.data import Interactions, Split, leave_one_out, load
 from fedras_jax.data.profile_file import read_profile
 from fedras_jax.errors import SpecError
-from fedras_jax.spec import NOT_IN_DIGEST, Spec
+from fedras_jax.spec import DATA_FIELDS, NOT_IN_DIGEST, Spec
 from fedras_jax.types import (
     Algorithm,
     Arguments,
@@ -33,15 +34,6 @@ from fedras_jax.types import (
     RecModel,
 )
 
-_DATA = (
-    "dataset",
-    "min_rating",
-    "k_core",
-    "validation",
-    "candidates",
-    "evaluate_on",
-    "data_seed",
-)
 _NUMBERS = ("client_lr", "weight_decay", "server_lr", "encode_work")
 # Fields whose factories take numbers too.
 _FACTORIES = {"budget": registry.BUDGETS, "arrival": registry.ARRIVALS}
@@ -86,21 +78,39 @@ def _numbers(spec: Spec) -> dict[str, float]:
     return found
 
 
+def interactions_of(spec: Spec, data_dir: str | os.PathLike | None = None) -> Interactions:
+    """The dataset that a Spec names, filtered as it says.
+
+    Raises:
+      DataError: it cannot be found or read.
+    """
+    return load(
+        spec.dataset,
+        data_dir=data_dir,
+        min_rating=spec.min_rating,
+        k_core=spec.k_core,
+        seed=spec.data_seed,
+    )
+
+
 def split_of(
     spec: Spec,
     *,
-    data_dir: Any = None,
+    data_dir: str | os.PathLike | None = None,
     interactions: Interactions | None = None,
 ) -> Split:
-    """The training, validation and test items that a Spec asks for."""
+    """The training, validation and test items that a Spec asks for.
+
+    Args:
+      spec: the experiment.
+      data_dir: where datasets lie.
+      interactions: the dataset itself, instead of loading it.
+
+    Raises:
+      DataError: the dataset cannot be found or read.
+    """
     if interactions is None:
-        interactions = load(
-            spec.dataset,
-            data_dir=data_dir,
-            min_rating=spec.min_rating,
-            k_core=spec.k_core,
-            seed=spec.data_seed,
-        )
+        interactions = interactions_of(spec, data_dir)
     return leave_one_out(
         interactions,
         validation=True if spec.evaluate_on == "valid" else spec.validation,
@@ -111,7 +121,7 @@ def split_of(
 
 def data_key(spec: Spec) -> tuple[Any, ...]:
     """What a Spec's data depends on."""
-    return tuple(getattr(spec, name) for name in _DATA)
+    return tuple(getattr(spec, name) for name in DATA_FIELDS)
 
 
 def histories(split: Split) -> Histories:

@@ -26,6 +26,7 @@ from fedras_jax.types import PyTree
 VERSION = 1
 FOLDER = "checkpoints"
 _LOG = logging.getLogger(__name__)
+_ORBAX = f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
 
 
 class Saved(NamedTuple):
@@ -176,7 +177,7 @@ def _manager(folder: Path, keep: int | None = None) -> Iterator[tuple[Any, Any]]
     """Orbax's manager and its module, which takes a third of a second to import."""
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file
+    logging.getLogger("absl").addFilter(_worth_telling)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, create=keep is not None, cleanup_tmp_directories=keep is not None
     )
@@ -186,6 +187,11 @@ def _manager(folder: Path, keep: int | None = None) -> Iterator[tuple[Any, Any]]
         manager.wait_until_finished()
     finally:
         manager.close()
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Not what Orbax tells of every file, through a logger that it shares with others."""
+    return record.levelno >= logging.ERROR or _ORBAX not in record.pathname
 
 
 def _check(folder: Path, spec: Spec, about: dict[str, Any]) -> None:
@@ -198,9 +204,8 @@ def _check(folder: Path, spec: Spec, about: dict[str, Any]) -> None:
         other = Spec.from_json(about["spec"])
     except (FedrasError, TypeError) as e:
         raise ResultsError(f"{folder} holds checkpoints of an unknown Spec: {e}") from e
-    if other.digest() != spec.digest():
-        raise ResultsError(
-            f"{folder} holds checkpoints of another experiment ("
-            + "; ".join(spec.differences(other))
-            + "): choose another --workdir, nothing has been overwritten"
-        )
+    spec.require_same(
+        other,
+        f"{folder} holds checkpoints of another experiment",
+        "choose another --workdir, nothing has been overwritten",
+    )

@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fedras_jax import checkpoint, results
+from fedras_jax import results
 from fedras_jax.errors import DivergedError, FedrasError, SpecError, StoppedError
-from fedras_jax.run import ApartError, Kept, Options, run_group
+from fedras_jax.options import Options
+from fedras_jax.programs import Kept
+from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
 
 _LOG = logging.getLogger(__name__)
@@ -65,31 +67,16 @@ def work(task: Task, options: Options, kept: Kept | None = None) -> Done:
     Raises:
       FedrasError: as `run.run_group`.
     """
-    kept = kept or Kept()
     options = dataclasses.replace(options, keep_states=False)
     runs = {folder: Spec.from_json(s) for folder, s in zip(task.folders, task.specs, strict=True)}
+    left = {f: spec for f, spec in runs.items() if results.read_finished(f, spec) is None}
     diverged: list[tuple[str, str]] = []
-    while runs:
-        waiting: dict[int, dict[str, Spec]] = {}
-        for folder, spec in runs.items():
-            if results.read_finished(folder, spec) is None:
-                start = max(checkpoint.rounds_in(folder), default=0)
-                waiting.setdefault(start, {})[folder] = spec
-        runs = {}
-        for some in waiting.values():
-            try:
-                found = run_group(
-                    list(some.values()),
-                    workdirs=list(some),
-                    options=options,
-                    size=task.size,
-                    kept=kept,
-                )
-            except ApartError:  # a torn checkpoint has been set aside meanwhile
-                runs |= some
-                continue
-            pairs = zip(some, found, strict=True)
-            diverged += [(folder, str(r)) for folder, r in pairs if isinstance(r, DivergedError)]
+    if left:
+        found = run_group(
+            list(left.values()), workdirs=list(left), options=options, size=task.size, kept=kept
+        )
+        pairs = zip(left, found, strict=True)
+        diverged = [(folder, str(r)) for folder, r in pairs if isinstance(r, DivergedError)]
     return Done(task, tuple(diverged), f"{platform.node()}:{os.getpid()}", None)
 
 

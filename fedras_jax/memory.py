@@ -13,7 +13,7 @@ import numpy as np
 
 from fedras_jax import assembly
 from fedras_jax.data import Split
-from fedras_jax.run import SEGMENT, Options
+from fedras_jax.programs import SEGMENT
 from fedras_jax.spec import Spec
 
 # The interpreter with its libraries, and what XLA takes to compile an equation of a round's jaxpr:
@@ -39,10 +39,13 @@ class Estimate(NamedTuple):
         return f"{self.bytes / 2**30:.2f} GiB, of which {self.arrays / 2**30:.2f} arrays"
 
 
-def estimator(
-    spec: Spec, split: Split, options: Options, devices: int | None = None
-) -> Callable[[int], Estimate]:
-    """How much memory groups of runs like a Spec take, as a function of their number."""
+def estimator(spec: Spec, split: Split, devices: int | None = None) -> Callable[[int], Estimate]:
+    """How much memory groups of runs like a Spec take, as a function of their number.
+
+    Args:
+      spec, split: one of the runs, and its data.
+      devices: that a group will have; all of this process when None.
+    """
     _, algorithm, data = assembly.assemble(spec, split)
     state = jax.eval_shape(algorithm.init)
     traced, (_, info) = jax.make_jaxpr(algorithm.step, return_shape=True)(state, data)

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedras_jax import accounting, bits, checkpoint, results
-from fedras_jax.assembly import assemble, split_of
-from fedras_jax.data import Interactions, Split, load
+from fedras_jax import bits, checkpoint, record, results
+from fedras_jax.assembly import assemble, interactions_of, split_of
+from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DataError, ResultsError, SpecError
 from fedras_jax.results import find
 from fedras_jax.spec import Spec
@@ -121,13 +121,7 @@ def recommend(
             "--checkpoint_every=500; a sweep needs --keep_models too, and another --workdir"
         )
     if interactions is None:
-        interactions = load(
-            spec.dataset,
-            data_dir=data_dir,
-            min_rating=spec.min_rating,
-            k_core=spec.k_core,
-            seed=spec.data_seed,
-        )
+        interactions = interactions_of(spec, data_dir)
     who = _index(interactions, client)
     split = split_of(spec, interactions=interactions)
     model, state, drawn = _trained(folder, spec, summary, split)
@@ -215,14 +209,7 @@ def _trained(
             f"and a table of {dense:,.0f} bytes, the run {told[0]} and {told[1]:,.0f}; give the "
             "data_dir of the run"
         )
-    account = accounting.Account(algorithm, split.n_clients)
-    template = {  # as `record` saves it
-        "state": jax.eval_shape(algorithm.init),
-        "drawn": account.drawn,
-        "counted": account.counted,
-        "trained_s": np.zeros(()),
-    }
-    saved = checkpoint.restore(folder, spec, template)
+    saved = record.last(folder, spec, algorithm, split.n_clients)
     if saved is None or checkpoint.digest(saved.tree["state"]) != summary["state_digest"]:
         at = "gone" if saved is None else f"of round {saved.round}"
         raise ResultsError(

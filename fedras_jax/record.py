@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from fedras_jax import accounting, checkpoint, evaluate, metrics, results
@@ -79,14 +80,14 @@ class Record:
         """
         found = None
         if self._folder is not None:
-            found = checkpoint.restore(self._folder, self.spec, self._tree(state))
+            found = checkpoint.restore(self._folder, self.spec, tree(state, self._account))
         done = 0 if found is None else found.round
         table = self._rounds.resume(done)
         clients = self._clients.resume(done)
         self._board.resume(done)
         if found is None:
             return 0, None
-        rows = [] if table is None else table.to_pylist()
+        rows = [] if table is None else results.rows_in(table)
         if [row["round"] for row in rows] != list(range(1, done + 1)):
             raise ResultsError(
                 f"{self._folder} has a checkpoint of round {done}, but not the rows of all rounds "
@@ -99,20 +100,10 @@ class Record:
                 f"{self._folder} was run for {done} rounds without log_clients: leave it off, or "
                 "choose another --workdir"
             )
-        self.rows = [{k: v for k, v in row.items() if v is not None} for row in rows]
-        self._written = done
-        tree = found.tree
-        self._account.resume(self.rows, tree["drawn"], tree["counted"])
-        self.trained_s = float(tree["trained_s"])
-        return done, tree["state"]
-
-    def _tree(self, state: PyTree) -> PyTree:
-        return {
-            "state": state,
-            "drawn": self._account.drawn,
-            "counted": self._account.counted,
-            "trained_s": np.asarray(self.trained_s),
-        }
+        self.rows, self._written = rows, done
+        self._account.resume(rows, found.tree["drawn"], found.tree["counted"])
+        self.trained_s = float(found.tree["trained_s"])
+        return done, found.tree["state"]
 
     def add(self, info: RoundInfo, *, finite: bool) -> None:
         """Take in a segment of rounds, leading axis R.
@@ -156,7 +147,8 @@ class Record:
         """A checkpoint after the last round; without a folder, or once diverged, none."""
         self.flush()
         if self._checkpoints is not None and self.diverged is None:
-            self._checkpoints.save(len(self.rows), self._tree(state))
+            saved = tree(state, self._account, self.trained_s)
+            self._checkpoints.save(len(self.rows), saved)
 
     def finish(self, **more: Any) -> dict[str, Any]:
         """The summary of a run that is over, written with all else.
@@ -210,6 +202,27 @@ class Record:
         self._board.close()
         if self._checkpoints is not None:
             self._checkpoints.close()
+
+
+def tree(state: PyTree, account: accounting.Account, trained_s: float = 0.0) -> PyTree:
+    """What a checkpoint holds of a run, whose state may be given by its shapes and types."""
+    return {
+        "state": state,
+        "drawn": account.drawn,
+        "counted": account.counted,
+        "trained_s": np.asarray(trained_s),
+    }
+
+
+def last(folder: Path, spec: Spec, algorithm: Algorithm, n_clients: int) -> checkpoint.Saved | None:
+    """The latest checkpoint of a run, None where there is none.
+
+    Raises:
+      ResultsError: as `checkpoint.restore`.
+    """
+    state = jax.eval_shape(algorithm.init)
+    account = accounting.Account(algorithm, n_clients)
+    return checkpoint.restore(folder, spec, tree(state, account))
 
 
 def _divergence(rows: list[dict[str, Any]], finite: bool) -> DivergedError | None:

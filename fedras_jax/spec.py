@@ -12,8 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedras_jax import registry
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import ResultsError, SpecError
 
+# What the data, its held-out items and their candidates depend on.
+DATA_FIELDS = (
+    "dataset",
+    "min_rating",
+    "k_core",
+    "validation",
+    "candidates",
+    "evaluate_on",
+    "data_seed",
+)
 # Changing these continues, observes or permits the same experiment; the digest leaves them out.
 NOT_IN_DIGEST = ("rounds", "eval_every", "feedback_gib", "flight_gib")
 
@@ -193,6 +203,20 @@ class Spec:
             for name in mine
             if mine[name] != theirs[name] and name not in NOT_IN_DIGEST
         ]
+
+    def require_same(self, other: "Spec", found: str, advice: str) -> None:
+        """Refuse what belongs to another experiment.
+
+        Args:
+          other: whose it is.
+          found: what it is, as in 'FOLDER already holds another experiment'.
+          advice: what would do.
+
+        Raises:
+          ResultsError: the experiments differ, with the fields in which they do.
+        """
+        if other.digest() != self.digest():
+            raise ResultsError(f"{found} ({'; '.join(self.differences(other))}): {advice}")
 
 
 _ACCEPTED: dict[Any, tuple[tuple[type, ...], str]] = {

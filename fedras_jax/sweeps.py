@@ -1,6 +1,7 @@
 """Many runs: planned into groups that share programs, run by an engine, found again when done.
 
-    WORKDIR/sweep.json      the base, the axes and the runs, as they were asked for last
+    WORKDIR/sweep.json      what was asked for last: the fields that all runs share, and each run's
+                            digest with the fields in which it differs
     WORKDIR/runs/DIGEST/    a run each (`fedras_jax.results`)
 
 A folder is named by its Spec's digest, so a run that is there is not run again, whichever sweep it
@@ -19,7 +20,7 @@ from fedras_jax import assembly, axes, checkpoint, engines, memory, results
 from fedras_jax.axes import expand
 from fedras_jax.data import Split
 from fedras_jax.errors import ResultsError, SpecError
-from fedras_jax.run import Options
+from fedras_jax.options import Options
 from fedras_jax.spec import Spec
 
 __all__ = ["Group", "Plan", "execute", "expand", "folder_of", "plan", "sweep"]
@@ -97,7 +98,7 @@ def sweep(
       engine: what runs the groups; this process when None (`fedras_jax.engines`).
       memory_gib: what a group may take; larger ones are split.
       shard: (i, n) runs the i-th of n parts of the plan.
-      options: the fields of `run.Options`.
+      options: the fields of `Options`.
 
     Returns:
       A row a run, as `results.load` has it.
@@ -161,7 +162,7 @@ def plan(
       shard: (i, n) keeps the i-th of n parts: every n-th program, or, where there are fewer, every
         n-th run of each.
       options: how they will be run.
-      devices: that a group will have; all of this process when None.
+      devices: that a group will have where `options` does not say; all of this process when None.
 
     Raises:
       SpecError: a run that needs more memory than a group may take, or a shard out of range.
@@ -196,7 +197,7 @@ def plan(
         key = assembly.data_key(members[0])
         if key not in splits:
             splits = {key: assembly.split_of(members[0], data_dir=options.data_dir)}
-        of_size = memory.estimator(members[0], splits[key], options, devices)
+        of_size = memory.estimator(members[0], splits[key], options.devices or devices)
         # All groups of a program have one size, so that it is compiled once.
         size = _size(max(map(len, waiting.values())), of_size, budget, members[0])
         for start, left in sorted(waiting.items()):
@@ -224,7 +225,8 @@ def _stands(folder: Path, spec: Spec) -> tuple[str, int]:
     """
     if results.read_finished(folder, spec) is not None:
         return "finished", spec.rounds
-    if results.diverged_round(folder) in range(spec.rounds + 1):
+    diverged = results.read_diverged(folder)
+    if diverged is not None and diverged.round <= spec.rounds:
         return "diverged", 0
     return "waiting", max(checkpoint.rounds_in(folder), default=0)
 
@@ -248,6 +250,18 @@ def _size(runs: int, of_size: Any, budget: float, spec: Spec) -> int:
     return -(-runs // -(-runs // most))
 
 
+def _told(specs: Sequence[Spec]) -> dict[str, Any]:
+    """What runs share, and what tells each from the others."""
+    fields = [spec.to_json() for spec in specs]
+    first = next(iter(fields), {})
+    shared = {k: v for k, v in first.items() if all(other[k] == v for other in fields)}
+    runs = [
+        {"digest": spec.digest(), **{k: v for k, v in own.items() if k not in shared}}
+        for spec, own in zip(specs, fields, strict=True)
+    ]
+    return {"shared": shared, "runs": runs}
+
+
 def execute(
     planned: Plan,
     workdir: str | os.PathLike,
@@ -266,8 +280,7 @@ def execute(
         (folder / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ResultsError(f"cannot write results to {folder}: {e}") from e
-    told = {"runs": [{"digest": s.digest(), "spec": s.to_json()} for s in planned.specs]}
-    results.write_json(folder / "sweep.json", told)
+    results.write_json(folder / "sweep.json", _told(planned.specs))
     folder = folder.absolute()  # for processes that are elsewhere
     tasks = [
         engines.Task(

@@ -5,6 +5,8 @@ import json
 import logging
 import shutil
 
+import absl.logging
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,9 @@ import pytest
 import fedras_jax
 from fedras_jax import checkpoint, cohort
 from fedras_jax.errors import ResultsError, SpecError, StoppedError
-from fedras_jax.run import Kept, Options, run_group
+from fedras_jax.options import Options
+from fedras_jax.programs import Kept
+from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
 
 SPEC = Spec(
@@ -174,6 +178,62 @@ def test_a_finished_run_is_left_as_it_is(folder, whole):
     assert [again.summary["speed"][k] for k in speed] == [first.summary["speed"][k] for k in speed]
 
 
+class AgainError(Exception):
+    """A run goes on, or begins."""
+
+
+@pytest.fixture
+def no_programs(monkeypatch):
+    """Runs have no programs, and must do without."""
+
+    def refuse(*args, **kwargs):
+        raise AgainError
+
+    monkeypatch.setattr(Kept, "programs", refuse)
+
+
+def assert_equal(result, other):
+    assert (result.spec, result.summary, result.rounds) == (other.spec, other.summary, other.rounds)
+    np.testing.assert_array_equal(result.ranks, other.ranks)
+    assert result.split is other.split
+
+
+def test_a_finished_run_is_read_with_its_state(folder, monkeypatch, request):
+    first = run(SPEC, folder, **OPTIONS)
+    request.getfixturevalue("no_programs")
+    before = (folder / "summary.json").stat().st_mtime_ns
+    again = run(SPEC, folder, **OPTIONS)
+    assert_equal(again, first)
+    assert jax.tree.structure(again.state) == jax.tree.structure(first.state)
+    assert checkpoint.digest(again.state) == first.summary["state_digest"]
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+    # Neither the last checkpoint nor the one before it is of this end.
+    shutil.rmtree(folder / "checkpoints/8")
+    with pytest.raises(AgainError):
+        run(SPEC, folder, log_clients=True)
+
+
+@pytest.mark.usefixtures("no_programs")
+def test_a_finished_run_is_read_if_nothing_else_is_asked_for(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    again = run(SPEC, folder, keep_states=False)
+    assert again.state is None
+    assert_equal(again, whole[1])
+    for spec, options in (
+        (SPEC, {}),  # the state, of which there is no checkpoint
+        (SPEC, {"keep_states": False, "checkpoint_every": 500}),
+        (SPEC, {"keep_states": False, "tensorboard": True}),
+        (SPEC.replace(eval_every=4), {"keep_states": False}),
+        (SPEC.replace(rounds=9), {"keep_states": False}),
+    ):
+        with pytest.raises(AgainError):
+            run(spec, folder, **options)
+    folder = shutil.copytree(whole[0], tmp_path / "other")
+    (folder / "ranks.parquet").write_text("torn")
+    with pytest.raises(AgainError):
+        run(SPEC, folder, keep_states=False)
+
+
 def test_checkpoints_of_another_spec_are_refused_with_the_difference(folder, tmp_path):
     other = SPEC.replace(seed=5)
     fedras_jax.results.claim(tmp_path / "other", other)
@@ -263,7 +323,18 @@ def test_event_files_hold_every_round(tmp_path):
     assert (2, "ndcg_10") in told  # TensorBoard allows no @
 
 
-@pytest.mark.parametrize("option", [{"checkpoint_every": -1}, {"keep": 0}])
+def test_orbax_is_quiet_and_others_are_heard_through_its_logger(tmp_path, caplog):
+    level = logging.getLogger("absl").level
+    saving = checkpoint.Checkpoints(tmp_path, SPEC)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        saving.save(1, {"x": np.zeros(3)})
+        saving.close()
+        absl.logging.info("mine")
+    assert [each.getMessage() for each in caplog.records if each.name == "absl"] == ["mine"]
+    assert logging.getLogger("absl").level == level
+
+
+@pytest.mark.parametrize("option", [{"checkpoint_every": -1}, {"keep": 0}, {"devices": 0}])
 def test_options_out_of_range_are_refused(option):
     with pytest.raises(SpecError, match="must be at least"):
         fedras_jax.run(SPEC, **option)

@@ -11,7 +11,7 @@ import pytest
 
 from fedras_jax import engines, results, sweeps
 from fedras_jax.errors import SpecError
-from fedras_jax.run import Options
+from fedras_jax.options import Options
 from fedras_jax.spec import Spec
 
 BASE = Spec(
@@ -33,11 +33,16 @@ FIGURES = ("status", "codec", "seed", "client_lr", "hr@10", "payload.up_bytes_me
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The same sweep in this process."""
-    return sweeps.sweep(BASE, AXES, workdir=tmp_path_factory.mktemp("here"))
+    return sweeps.sweep(BASE, AXES, workdir=tmp_path_factory.mktemp("here"), devices=2)
 
 
 def _plan(workdir):
     return sweeps.plan(sweeps.expand(BASE, AXES), workdir)
+
+
+def _devices(table):
+    """Of the runs that have finished."""
+    return {row["env.devices"] for row in table.to_pylist()} - {None}
 
 
 def _rows(table):
@@ -101,9 +106,10 @@ def test_ray_tries_again_where_a_worker_dies(tmp_path):
 
 def test_submitit_runs_groups_as_jobs(tmp_path, here):
     pytest.importorskip("submitit")
-    engine = engines.slurm(str(tmp_path / "logs"), cluster="local", timeout_min=5)
-    table = sweeps.sweep(BASE, AXES, workdir=tmp_path / "sweep", engine=engine)
+    engine = engines.slurm(str(tmp_path / "logs"), cluster="local", timeout_min=5, cpus=2)
+    table = sweeps.sweep(BASE, AXES, workdir=tmp_path / "sweep", engine=engine, devices=1)
     assert _rows(table) == _rows(here)
+    assert (_devices(table), _devices(here)) == ({1}, {2})  # of two, and of eight
 
 
 def test_a_group_that_fails_is_told_and_stops_no_other(tmp_path):

@@ -50,6 +50,16 @@ def test_files_that_cannot_be_read_are_an_error(folder, name):
         results.read_finished(folder, SPEC)
 
 
+def test_how_a_run_diverged_is_read_back(tmp_path):
+    assert results.read_diverged(tmp_path) is None
+    results.write_json(tmp_path / "diverged.json", {"round": 3, "message": "loss nan"})
+    assert results.read_diverged(tmp_path) == (3, "loss nan")
+    for content in ({"round": 3}, {"round": "soon", "message": ""}):
+        results.write_json(tmp_path / "diverged.json", content)
+        with pytest.raises(ResultsError, match="has no 'round' or no 'message'"):
+            results.read_diverged(tmp_path)
+
+
 def test_missing_ranks_are_an_error(folder):
     (folder / "ranks.parquet").unlink()
     with pytest.raises(ResultsError, match="cannot be read as a finished run"):

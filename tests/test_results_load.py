@@ -133,6 +133,23 @@ def test_parts_that_overlap_with_what_came_before_count_once(tmp_path):
     assert results.load(half, "rounds")["round"].to_pylist() == [1, 2, 3, 4]
 
 
+def test_newer_parts_win_over_an_older_finished_table_by_both_roads(tmp_path):
+    """As after a run over a finished one that was killed: it is read, and it goes on."""
+    folder = finished(tmp_path / "run", DENSE)
+    (folder / "rounds.parts").mkdir()
+    for first in (1, 3):  # a part that was written again
+        newer = rounds_of(2 if first == 1 else 1, first) | {"loss": [9.0, 8.0][: 4 - first]}
+        last = newer["round"][-1]
+        results.write_table(folder / "rounds.parts" / f"{last:08d}.parquet", newer)
+    read = results.load(folder, "rounds").select(["round", "loss", "hr@10"])
+    assert read["round"].to_pylist() == [1, 2, 3]
+    assert read["loss"].to_pylist() == [9.0, 8.0, 9.0]
+    assert results.Log(folder, "rounds").resume(4).equals(read)
+    # What is kept is on disk, and read again.
+    assert results.load(folder, "rounds")["loss"].to_pylist() == [9.0, 8.0, 9.0]
+    assert results.Log(folder, "rounds").resume(2)["loss"].to_pylist() == [9.0, 8.0]
+
+
 def test_ranks_are_those_of_finished_runs_and_clients_those_that_were_logged(four):
     rows = by_folder(results.load(four, "ranks"))
     assert {name: [row["rank"] for row in of] for name, of in rows.items()} == {

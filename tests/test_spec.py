@@ -4,7 +4,7 @@ import math
 import pytest
 
 from fedras_jax import registry
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.spec import Spec
 
 
@@ -28,6 +28,13 @@ def test_digest_names_the_experiment_and_not_its_length():
 
 def test_differences_name_the_fields():
     assert Spec(seed=1).differences(Spec(seed=2, rounds=9)) == ["seed: 2, not 1"]
+
+
+def test_what_belongs_to_another_experiment_is_refused_with_the_difference():
+    spec = Spec(seed=1)
+    spec.require_same(spec.replace(rounds=9), "F is of another", "take G")
+    with pytest.raises(ResultsError, match=r"^F is of another \(seed: 2, not 1\): take G$"):
+        spec.require_same(Spec(seed=2), "F is of another", "take G")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import pytest
 import fedras_jax
 from fedras_jax import assembly, cohort, engines, results, sweeps
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
-from fedras_jax.run import Kept, Options, run_group
+from fedras_jax.options import Options
+from fedras_jax.programs import Kept
+from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
 
 SPEC = Spec(
@@ -150,7 +152,14 @@ def test_a_sweep_is_one_table(swept):
     told = json.loads((workdir / "runs" / rows[1]["digest"] / "diverged.json").read_text())
     assert told["round"] == 2
     assert "diverged" in told["message"]
-    assert len(json.loads((workdir / "sweep.json").read_text())["runs"]) == 12
+    told = json.loads((workdir / "sweep.json").read_text())
+    assert len(told["runs"]) == 12
+    assert told["shared"]["dim"] == BASE.dim
+    for row, run in zip(rows, told["runs"], strict=True):
+        assert run["digest"] == row["digest"]
+        assert set(run) == {"digest", "codec", "codec_args", "seed", "client_lr"}
+        run.pop("digest")
+        assert Spec.from_json(told["shared"] | run).digest() == row["digest"]
 
 
 def test_what_is_done_is_not_run_again(swept):
@@ -235,6 +244,26 @@ def test_runs_of_a_group_that_stand_apart_go_on(tmp_path, swept):
     digests = results.load(tmp_path).sort_by("seed")["state_digest"].to_pylist()
     rows = [row for row in swept[1].to_pylist() if row["codec"] == "dense"][::2]
     assert digests == [row["state_digest"] for row in rows]
+
+
+def test_runs_that_stand_apart_go_on_in_one_call(tmp_path, swept):
+    specs = sweeps.expand(
+        BASE.replace(codec="dense", codec_args={}, client_lr=0.25), {"seed": [0, 1, 2]}
+    )
+    folders = [tmp_path / str(spec.seed) for spec in specs]
+    kept, options = Kept(), Options(checkpoint_every=1, stop=lambda: True)
+    with pytest.raises(fedras_jax.StoppedError):
+        run_group(specs[1:2], workdirs=folders[1:2], options=options, size=3, kept=kept)
+    found = run_group(specs, workdirs=folders, options=Options(checkpoint_every=1), kept=kept)
+    rows = [row for row in swept[1].to_pylist() if row["codec"] == "dense"][::2]
+    assert [r.summary["state_digest"] for r in found] == [row["state_digest"] for row in rows]
+    assert [r.spec for r in found] == specs
+    assert [r.summary["speed"]["runs"] for r in found] == [2, 1, 2]
+
+
+def test_more_devices_than_there_are_is_an_error():
+    with pytest.raises(SpecError, match="devices=9, but there are 8"):
+        fedras_jax.run(BASE, devices=9)
 
 
 def test_a_group_of_which_all_diverge_is_told_with_a_progress_bar(tmp_path):

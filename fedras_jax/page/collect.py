@@ -13,14 +13,11 @@ from fedras_jax import results
 from fedras_jax.errors import ResultsError
 from fedras_jax.results import find
 from fedras_jax.results.load import rows_of
-from fedras_jax.spec import NOT_IN_DIGEST, Spec
+from fedras_jax.spec import DATA_FIELDS, NOT_IN_DIGEST, Spec
 
 # Arms that differ in one of these are not evaluated on the same items, or live in another world:
 # their clients cannot be paired, their clocks not compared.
-DATA = (
-    *("dataset", "min_rating", "k_core", "validation", "candidates", "evaluate_on", "data_seed"),
-    *("profile", "profile_args"),
-)
+DATA = (*DATA_FIELDS, "profile", "profile_args")
 # Fields that don't make another arm.
 _NOT_AN_ARMS = ("seed", *(name for name in NOT_IN_DIGEST if name != "rounds"))
 METRICS = ("ndcg@10", "hr@10")

@@ -15,19 +15,28 @@ Every file is written beside its place and moved there, so a reader never sees h
 """
 
 from fedras_jax.results.load import load, query
-from fedras_jax.results.read import diverged_round, read_columns, read_finished, read_summary
+from fedras_jax.results.read import (
+    read_columns,
+    read_diverged,
+    read_finished,
+    read_log,
+    read_summary,
+    rows_in,
+)
 from fedras_jax.results.write import Log, claim, columns_of, write_json, write_table
 
 __all__ = [
     "Log",
     "claim",
     "columns_of",
-    "diverged_round",
     "load",
     "query",
     "read_columns",
+    "read_diverged",
     "read_finished",
+    "read_log",
     "read_summary",
+    "rows_in",
     "write_json",
     "write_table",
 ]

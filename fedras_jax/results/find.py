@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fedras_jax.errors import FedrasError, ResultsError
+from fedras_jax.results.read import read_diverged, read_json, read_log
 from fedras_jax.spec import Spec
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -103,14 +103,15 @@ def row(run: Found) -> dict[str, Any]:
       ResultsError: a file of another version, or one that is not whole.
     """
     path = run.folder / "spec.json"
-    stored = _json(path)
+    stored = read_json(path)
     spec = _spec(path, stored)
     told: dict[str, Any] = {"status": "unfinished"}
     if "summary.json" in run.files:
         # One of a run with another number of rounds is from before it was taken up again.
         told = _finished(run.folder / "summary.json", spec, stored) or told
-    if "diverged.json" in run.files and told["status"] == "unfinished":
-        told = _diverged(run.folder / "diverged.json")
+    if told["status"] == "unfinished" and (diverged := read_diverged(run.folder)) is not None:
+        figures = {f"diverged.{name}": value for name, value in diverged._asdict().items()}
+        told = {"status": "diverged", **figures}
     return {"digest": spec.digest(), **told, **_flat(spec)}
 
 
@@ -125,7 +126,7 @@ def _flat(spec: Spec) -> dict[str, Any]:
 
 
 def _finished(path: Path, spec: Spec, stored: dict[str, Any]) -> dict[str, Any] | None:
-    summary = _json(path)
+    summary = read_json(path)
     for group, (needed, _) in GROUPS.items():
         figures = summary.get(group, {} if group in _OPTIONAL else None)
         lacks = [] if isinstance(figures, dict) else [group]
@@ -134,12 +135,9 @@ def _finished(path: Path, spec: Spec, stored: dict[str, Any]) -> dict[str, Any] 
             raise ResultsError(f"{path} has no {lacks[0]!r}: written by another version?")
     if summary.get("spec") != stored:
         own = _spec(path, summary.get("spec"))
-        if own.digest() != spec.digest():
-            raise ResultsError(
-                f"{path} is not of the experiment in spec.json ("
-                + "; ".join(own.differences(spec))
-                + "): the folder has been mixed up"
-            )
+        own.require_same(
+            spec, f"{path} is not of the experiment in spec.json", "the folder has been mixed up"
+        )
         if own.rounds != spec.rounds:
             return None
     figures = {
@@ -149,27 +147,6 @@ def _finished(path: Path, spec: Spec, stored: dict[str, Any]) -> dict[str, Any] 
         if not isinstance(value, dict | list)
     }
     return {"status": "finished", "state_digest": summary.get("state_digest"), **figures}
-
-
-def _diverged(path: Path) -> dict[str, Any]:
-    content = _json(path)
-    if not {"round", "message"} <= set(content):
-        raise ResultsError(f"{path} has no 'round' or no 'message': written by another version?")
-    return {
-        "status": "diverged",
-        "diverged.round": content["round"],
-        "diverged.message": str(content["message"]),
-    }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise ResultsError(f"{path} cannot be read: {e}") from e
-    if not isinstance(content, dict):
-        raise ResultsError(f"{path} holds no JSON object: written by another version?")
-    return content
 
 
 def _spec(path: Path, content: Any) -> Spec:
@@ -185,40 +162,10 @@ def table(run: Found, name: str, *, needed: bool = False) -> pa.Table | None:
     Raises:
       ResultsError: a file that is not whole, or there is none though it is needed.
     """
-    paths = [run.folder / f"{name}.parquet"] if f"{name}.parquet" in run.files else []
-    if f"{name}.parts" in run.files:
-        paths += sorted((run.folder / f"{name}.parts").glob("*.parquet"))
-    pieces: list[pa.Table] = []
-    seen = 0
-    for path in paths:
-        try:
-            piece = read_parquet(path)
-        except ResultsError:
-            whole = run.folder / f"{name}.parquet"
-            if path.exists() or not whole.exists():
-                raise
-            return read_parquet(whole)  # the run has ended meanwhile
-        if pieces and "round" in piece.column_names:  # rounds may be there twice
-            piece = piece.filter(pa.array(piece["round"].to_numpy() > seen))
-        if piece.num_rows and "round" in piece.column_names:
-            seen = int(piece["round"].to_numpy().max())
-        pieces.append(piece)
-    if not pieces and needed:
+    found = read_log(run.folder, name)
+    if found is None and needed:
         raise ResultsError(f"{run.folder / name}.parquet is not there, though the run has ended")
-    return pa.concat_tables(pieces, promote_options="permissive") if pieces else None
-
-
-def read_parquet(path: Path) -> pa.Table:
-    """A small Parquet file, whole.
-
-    Raises:
-      ResultsError: it cannot be read.
-    """
-    try:
-        # Three times as fast as `pq.read_table`, which sets up threads for every file.
-        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
-    except (OSError, pa.ArrowException) as e:
-        raise ResultsError(f"{path} cannot be read, it may be half-written: {e}") from e
+    return found
 
 
 def column(values: Sequence[Any], kind: pa.DataType | None = None) -> pa.Array:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedras_jax.errors import ResultsError
-from fedras_jax.results.find import Found, read_parquet
+from fedras_jax.results.find import Found
+from fedras_jax.results.read import read_parquet
+from fedras_jax.results.write import whole
 from fedras_jax.spec import Spec
 
 # Runs that the file does not know and that are read one by one; with more it is written again.
@@ -83,9 +84,9 @@ def refresh(
         code[key(run)] = len(code)
     if not tables:
         return None
-    whole = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     content = json.dumps({"layout": _LAYOUT, "runs": [list(k) for k in code]})
-    return _write(path, whole.replace_schema_metadata({_KEY: content}), code)
+    return _write(path, rows.replace_schema_metadata({_KEY: content}), code)
 
 
 def key(run: Found) -> tuple[str, str]:
@@ -119,12 +120,9 @@ def _known(path: Path) -> dict[tuple[str, str], int]:
 
 
 def _write(path: Path, table: pa.Table, code: dict[tuple[str, str], int]) -> Indexed:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        pq.write_table(table, part, row_group_size=100_000)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        with whole(path) as part:
+            pq.write_table(table, part, row_group_size=100_000)
+    except ResultsError:
         return Indexed(None, table, code)
     return Indexed(path, None, code)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedras_jax.errors import FedrasError, ResultsError
+from fedras_jax.results.read import read_log
 from fedras_jax.spec import Spec
 
 _PART = ".part"
@@ -74,12 +75,11 @@ def _check_same(stored: Path, spec: Spec) -> None:
         other = Spec.from_json(json.loads(stored.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, FedrasError, TypeError) as e:
         raise ResultsError(f"{stored} cannot be read as a Spec ({e}): nothing overwritten") from e
-    if other.digest() != spec.digest():
-        raise ResultsError(
-            f"{stored.parent} already holds another experiment ("
-            + "; ".join(spec.differences(other))
-            + "): choose another --workdir, nothing has been overwritten"
-        )
+    spec.require_same(
+        other,
+        f"{stored.parent} already holds another experiment",
+        "choose another --workdir, nothing has been overwritten",
+    )
     summary = stored.with_name("summary.json")
     if summary.exists() and other.rounds > spec.rounds:
         raise ResultsError(
@@ -134,21 +134,7 @@ class Log:
         """
         if self._folder is None:
             return None
-        tables: list[pa.Table] = []
-        begun = round_ + 1  # the first round that is there already
-        # The latest first: parts are newer than a table that an earlier, shorter run has left.
-        whole_table = self._folder / f"{self._name}.parquet"
-        for path in [*sorted(self._parts.glob("*.parquet"), reverse=True), whole_table]:
-            if not path.exists():
-                continue
-            try:
-                table = pq.read_table(path)
-            except (OSError, pa.ArrowException) as e:
-                raise ResultsError(f"{path} cannot be read: {e}") from e
-            rounds = table["round"].to_numpy()
-            tables.insert(0, table.filter(pa.array(rounds < begun)))
-            begun = min(begun, int(rounds.min(initial=begun)))
-        found = pa.concat_tables(tables, promote_options="default") if tables else None
+        found = read_log(self._folder, self._name, until=round_)
         if found is not None and not found.num_rows:
             found = None
         # What is kept is whole on disk before anything is removed.

@@ -63,9 +63,11 @@ def test_compare_writes_table_plot_and_runs(tmp_path):
         *SMALL,
         "--arm=dense",
         "--arm=actions:k=4,dtype=float16",
+        "--seeds=0,1",
         f"--workdir={tmp_path}/c",
     )
     assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "c/dense/seed1/summary.json").read_text())["speed"]["runs"] == 2
     table = done.stdout.splitlines()
     assert any(line.startswith("dense") for line in table)
     assert any(line.startswith("actions:k=4,dtype=float16") for line in table)

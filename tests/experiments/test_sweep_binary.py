@@ -4,6 +4,7 @@ import pytest
 from absl import app, flags
 
 from experiments import sweep
+from fedras_jax import results
 
 SMALL = (
     *("--dataset=synthetic:40x60x8", "--dim=4", "--rounds=2", "--eval_every=2"),
@@ -56,6 +57,8 @@ def test_a_file_with_flags_on_top(call, tmp_path):
         ["finished", seed, lr] for seed in "01" for lr in ("0.25", "0.5")
     ]
     assert not list((tmp_path / "s").glob("runs/*/checkpoints"))
+    # Eight are there, and SMALL asks for one.
+    assert set(results.load(tmp_path / "s")["env.devices"].to_pylist()) == {1}
 
     code, out, _ = call(*arguments, "--dry_run")
     assert "4 runs: 4 finished, 0 diverged, 0 to run in 0 groups" in out
@@ -77,6 +80,10 @@ def test_finished_models_are_kept_where_asked_for(call, tmp_path):
         (["--axis=sed=[0]", "--workdir=w"], "unknown axis 'sed'"),
         (["--axis=seed=0", "--workdir=w"], "axis seed: expected a list of values, not 0"),
         (["--axis=seed=[0]", "--shard=2", "--workdir=w"], "--shard=2: expected i/n"),
+        (
+            ["--axis=seed=[0]", "--engine=ray", "--cpus=2", "--devices=3", "--workdir=w"],
+            "--devices=3, but a group on ray has 2: raise --cpus or --gpus",
+        ),
         (["--file=none.yaml", "--workdir=w"], "sweep file none.yaml cannot be read"),
         (["--axis=seed=[0]", "--memory_gib=0.1", "--workdir=w"], "above memory_gib=0.1"),
     ],

@@ -1,0 +1,53 @@
+"""How runs are run and recorded, and where."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+from fedras_jax.errors import SpecError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How runs are run and recorded; none of it changes what comes out.
+
+    Attributes:
+      data_dir: where downloaded or own datasets lie.
+      devices: how many to use where no mesh is given; all of `jax.devices()` when None.
+      chunk_size: clients run at once on a device; by platform when None.
+      progress: show a progress bar (needs the extra `progress`).
+      log_clients: write clients.parquet too, a row for each client in each round.
+      tensorboard: write event files too (needs the extra `tensorboard`).
+      checkpoint_every: rounds between checkpoints; 0: none.
+      checkpoint_last: whether one is left of a finished run, so that more rounds extend it and its
+        model can be used. If not, the others are removed as well.
+      keep: checkpoints to keep.
+      keep_states: whether results hold the runs' final states.
+      stop: asked between segments of rounds whether to stop there.
+      runs_at_once: runs of a group that are vmapped; by platform when None.
+    """
+
+    data_dir: str | os.PathLike | None = None
+    devices: int | None = None
+    chunk_size: int | None = None
+    progress: bool = False
+    log_clients: bool = False
+    tensorboard: bool = False
+    checkpoint_every: int = 0
+    checkpoint_last: bool = True
+    keep: int = 2
+    keep_states: bool = True
+    stop: Callable[[], bool] = lambda: False
+    runs_at_once: int | None = None
+
+    def __post_init__(self):
+        """Refuse what makes no sense.
+
+        Raises:
+          SpecError: a number out of range.
+        """
+        least = {"checkpoint_every": 0, "keep": 1, "runs_at_once": 1, "devices": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise SpecError(f"{name} must be at least {low}, not {value}")

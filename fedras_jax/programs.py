@@ -1,0 +1,155 @@
+"""The compiled programs of a group of runs, and what a process keeps of them for its next group."""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fedras_jax import assembly, cohort
+from fedras_jax.data import Interactions, Split
+from fedras_jax.simulate import simulate
+from fedras_jax.spec import Spec
+from fedras_jax.types import Arguments, FedState, PyTree
+
+# Rounds in one call of the compiled program, at most: long enough to hide dispatch, short enough
+# for a progress bar that moves and for diagnostics that fit in memory.
+SEGMENT = 25
+
+
+class Programs:
+    """The functions that runs of one program share, and the arrays that live on its devices.
+
+    Runs have a leading axis in states, arguments and what comes of them, which may be longer than
+    they are many: what comes out beyond them is of no use.
+
+    Attributes:
+      mesh: the devices; one device when None.
+      data: the clients' histories.
+      init: arguments -> states.
+      advance: (arguments, states, data, rounds at most `SEGMENT`) -> states and diagnostics.
+      rank: states -> ranks of the held-out items.
+      finite: states -> whether tables and shared parameters are.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        split: Split,
+        size: int,
+        *,
+        mesh: Mesh | None = None,
+        chunk: int | None = None,
+        at_once: int | None = None,
+    ) -> None:
+        """For so many runs like a Spec; nothing is compiled yet.
+
+        Args:
+          spec, split: one of the runs, and the data.
+          size: how many. One run's clients share the devices; several runs are dealt to them whole.
+          mesh: the devices.
+          chunk: clients run at once on a device; by platform when None.
+          at_once: runs that are vmapped; by platform when None.
+
+        Raises:
+          SpecError: sizes that do not fit together, or nothing to evaluate.
+        """
+        over_clients, over_runs = (mesh, None) if size == 1 else (None, mesh)
+        n_devices = 1 if over_runs is None else over_runs.devices.size
+        self.mesh = mesh
+        self._slots = size + -size % n_devices  # equally many for each device
+        self._n_clients = split.n_clients
+        self._compiled = False
+        parts: dict[str, Any] = {"chunk": chunk, "mesh": over_clients}
+        model, _, data = assembly.assemble(spec, split, **parts)
+        ranks_of = assembly.ranking(spec, split, model)
+
+        def map_runs(run, runs, common=()):
+            return cohort.map_runs(run, runs, common, at_once=at_once, mesh=over_runs)
+
+        def algorithm(given):
+            return assembly.assemble(spec, split, given=given, **parts)[1]
+
+        def init(given):
+            return map_runs(lambda given, _: algorithm(given).init(), given)
+
+        def advance(given, state, data, limit):
+            def one(run, common):
+                given, state = run
+                data, limit = common
+                return simulate(algorithm(given), state, data, SEGMENT, limit=limit)
+
+            return map_runs(one, (given, state), (data, limit))
+
+        def rank(state):
+            return map_runs(lambda state, _: ranks_of(state), state)
+
+        def finite(state):
+            def sound(state, _):
+                kept = jax.tree.leaves((state.items, state.shared))
+                return jnp.stack([jnp.isfinite(x).all() for x in kept]).all()
+
+            return map_runs(sound, state)
+
+        everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        self._of_runs = everywhere
+        if over_runs is not None:
+            self._of_runs = NamedSharding(over_runs, PartitionSpec(cohort.AXIS))
+        self.data = jax.device_put(data, everywhere)
+        self.init = jax.jit(init, out_shardings=self._of_runs)
+        self.advance: Any = jax.jit(advance, donate_argnums=1)
+        self.rank: Any = jax.jit(rank)
+        self.finite = jax.jit(finite)
+
+    def arguments(self, specs: Sequence[Spec]) -> Arguments:
+        """The runs' numbers, on the devices where these run."""
+        return self.deal([assembly.arguments(spec, self._n_clients) for spec in specs])
+
+    def deal(self, trees: Sequence[PyTree]) -> PyTree:
+        """Host arrays of every run, stacked, on the devices where these run.
+
+        The last run is repeated in slots that are left.
+        """
+        padded = [*trees, *[trees[-1]] * (self._slots - len(trees))]
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *padded), self._of_runs)
+
+    def compile(self, given: Arguments, state: FedState) -> float:
+        """Compile what a run needs, once; returns seconds."""
+        started = time.perf_counter()
+        if not self._compiled:
+            self.advance = self.advance.lower(given, state, self.data, SEGMENT).compile()
+            self.rank = self.rank.lower(state).compile()
+            self._compiled = True
+        return time.perf_counter() - started
+
+
+class Kept:
+    """The last data and the last programs of a process, for its next group."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._split: tuple[Any, Interactions | None, Split] | None = None
+        self._programs: tuple[Any, Programs] | None = None
+
+    def split(
+        self, spec: Spec, data_dir: str | os.PathLike | None, interactions: Interactions | None
+    ) -> Split:
+        """The data of a Spec."""
+        key = (assembly.data_key(spec), data_dir)
+        last = self._split
+        if last is None or last[0] != key or last[1] is not interactions:
+            found = assembly.split_of(spec, data_dir=data_dir, interactions=interactions)
+            last = self._split = (key, interactions, found)
+        return last[2]
+
+    def programs(self, spec: Spec, split: Split, size: int, **how: Any) -> Programs:
+        """Programs for so many runs like a Spec, with the further arguments of `Programs`."""
+        key = (assembly.program(spec), id(split), size, how)
+        if self._programs is None or self._programs[0] != key:
+            self._programs = None  # frees what the last ones hold
+            self._programs = (key, Programs(spec, split, size, **how))
+        return self._programs[1]
