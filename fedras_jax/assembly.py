@@ -188,7 +188,7 @@ def assemble(
         reducer=named("reducer", registry.REDUCERS),
         downlink=registry.downlink(spec.downlink, spec.downlink_args),
         snapshot=registry.snapshot(spec.snapshot_bits),
-        downlink_momentum=spec.downlink_momentum,
+        downlink_trend=spec.downlink_trend,
         server_optimizer=named(
             "server_optimizer", registry.SERVER_OPTIMIZERS, numbers["server_lr"]
         ),

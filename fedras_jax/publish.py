@@ -10,14 +10,19 @@ form, for those too who followed change by change: everyone rounds it after ever
 deterministic way, and the rounding is part of the difference that is sent later. The first table
 is free: it grows from the run's seed, on every client.
 
-Where many clients take part the server's table moves much as it did in the round before, so clients
-may go on in the direction of the last change, less a part, and the server sends only the
-difference from there (`momentum`). A codec that keeps a part q of what it is given lags behind a
-steady movement by (1 - q) / q of a round's change without it, by 1 - momentum times that with it.
+Where many clients take part the server's table moves steadily, so clients may go on by themselves
+with the movement that they have seen, and the server sends only the difference from there
+(`trend`). That movement is learnt from what is sent: a share `trend` of every change is added to
+it. A codec that keeps a part q of what it is given lags behind a steady movement by (1 - q) / q of
+a round's change without it, and with it not at all after some 1 / q + 1 / (q trend) rounds. A trend
+well above q / 4 overshoots, the more so with codecs that send much at once of what has gathered
+for long.
 
 Sources: Seide et al., 1-bit stochastic gradient descent, Interspeech 2014, for error feedback; Tang
-et al., DoubleSqueeze, ICML 2019, for feedback on the server's side; momentum is differential
-pulse-code modulation (Cutler, US patent 2,605,361, 1952); snapshots are ours.
+et al., DoubleSqueeze, ICML 2019, for feedback on the server's side; Cutler, US patent
+2,605,361, 1952, for sending differences from a prediction, and Holt, Forecasting seasonals and
+trends by exponentially weighted moving averages, ONR memorandum 52, 1957, for predicting with a
+trend; snapshots are ours.
 """
 
 import itertools
@@ -38,7 +43,7 @@ class Publisher(NamedTuple):
 
     Attributes:
       start: server's table f32[M, D] -> the first public table and the first velocity: f32[M, D]
-        what the last round changed, or () without momentum.
+        what clients add in a round by themselves, or () without a trend.
       step: (round, public table, velocity, server's table) -> (next public table, next velocity,
         i32[G] counts of what is sent for them).
       fields: what the counts are of.
@@ -56,7 +61,7 @@ def publisher(
     snapshot: Codec | None,
     sizes: Sizes,
     seed: int | Array,
-    momentum: float = 0.0,
+    trend: float = 0.0,
 ) -> Publisher:
     """A publisher.
 
@@ -66,16 +71,17 @@ def publisher(
         by row; None: float32.
       sizes: M and D.
       seed: the run's, for the codec's keys.
-      momentum: share of the last change that clients make again by themselves; static. A snapshot
-        is then of two tables, because the last change is part of what clients hold.
+      trend: share of every change that clients add to what they change by themselves in each round
+        from then on; static. A snapshot is then of two tables, because that is part of what
+        clients hold.
 
     Raises:
-      SpecError: a momentum out of range, or one without a codec.
+      SpecError: a trend out of range, or one without a codec.
     """
-    if not 0 <= momentum < 1:
-        raise SpecError(f"the downlink's momentum must be in [0, 1), not {momentum}")
-    if momentum and downlink is None:
-        raise SpecError("a dense downlink sends the table itself: it has no use for momentum")
+    if not 0 <= trend < 1:
+        raise SpecError(f"the downlink's trend must be in [0, 1), not {trend}")
+    if trend and downlink is None:
+        raise SpecError("a dense downlink sends the table itself: it has no use for a trend")
     item = jnp.arange(sizes.items, dtype=jnp.int32)
 
     def through(codec, ctx, table, mask):
@@ -98,7 +104,7 @@ def publisher(
     else:
         row = sum(field.bits for field in snapshot.fields(sizes) if field.per == "row")
         snapshot_bits = bits.HEADER_BITS + sizes.items * row
-    if momentum:
+    if trend:
         snapshot_bits *= 2
 
     if downlink is None:
@@ -107,17 +113,16 @@ def publisher(
         fields = downlink.fields(sizes)
 
     def start(items):
-        return rounded(items), jnp.zeros_like(items) if momentum else ()
+        return rounded(items), jnp.zeros_like(items) if trend else ()
 
     def step(round_, public, velocity, items):
         if downlink is None:
             return rounded(items), velocity, jnp.ones(1, jnp.int32)
-        ahead = public + momentum * velocity if momentum else public
+        ahead = public + velocity if trend else public
         change = items - ahead
         ctx = Context(sizes, rng.address(seed, rng.Stream.DOWNLINK, round_))
         counts, sent = through(downlink, ctx, change, jnp.any(change != 0, axis=1))
-        new = rounded(ahead + sent)
-        return new, new - public if momentum else (), counts
+        return rounded(ahead + sent), velocity + trend * sent if trend else (), counts
 
     return Publisher(start, step, fields, snapshot_bits)
 

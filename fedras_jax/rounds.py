@@ -90,7 +90,7 @@ def federated(
     server_optimizer: optax.GradientTransformation | None = None,
     downlink: Codec | None = None,
     snapshot: Codec | None = None,
-    downlink_momentum: float = 0.0,
+    downlink_trend: float = 0.0,
     n_widths: int = 4,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -126,8 +126,8 @@ def federated(
         and is sent later (error feedback).
       snapshot: codec whose form the public table has, so that clients can fetch it whole in that
         form, `codecs.grid`; None: float32. Rounding to it is part of the feedback as well.
-      downlink_momentum: share of the last change of the public table that clients make again by
-        themselves, before the server's payload; 0 for none.
+      downlink_trend: share of every change of the public table that clients add to what they
+        change by themselves in each round from then on; 0 for none.
       n_widths: how many widths clients are padded to; each is compiled once.
       chunk: clients run at once on a device; by platform when None.
       mesh: devices to share a cohort, from `cohort.client_mesh`; one device when None.
@@ -149,7 +149,7 @@ def federated(
     reducer = reducer or reducers.touched_mean()
     server = server_optimizer or optax.sgd(1.0)
     fields = codec.fields(sizes)  # refuses settings that do not fit M and D
-    publishing = publish.publisher(downlink, snapshot, sizes, seed, downlink_momentum)
+    publishing = publish.publisher(downlink, snapshot, sizes, seed, downlink_trend)
     n_examples = examples.count(lengths, n_items, negatives)
     widths = cohort.plan_widths(n_examples, n_widths)
     chunk = chunk or cohort.default_chunk()

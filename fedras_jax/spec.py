@@ -62,8 +62,8 @@ class Spec:
       flight_gib: memory that payloads in flight may take.
       downlink, downlink_args: the server's payload; 'dense' sends the whole public table.
       snapshot_bits: 32, or 4 to 8, bits an entry of the public table, as clients fetch it whole.
-      downlink_momentum: share of the public table's last change that clients make again by
-        themselves, before the server's payload.
+      downlink_trend: share of each change of the public table that clients go on with by
+        themselves, in every round from then on.
       reducer: how payloads become one change of the table.
       server_optimizer, server_lr: the server's step, fed the negated mean change.
       seed: addresses all randomness of training; the split and its candidates have `data_seed`,
@@ -107,7 +107,7 @@ class Spec:
     downlink: str = "dense"
     downlink_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     snapshot_bits: int = 32
-    downlink_momentum: float = 0.0
+    downlink_trend: float = 0.0
     reducer: str = "touched_mean"
     server_optimizer: str = "sgd"
     server_lr: float = 1.0
@@ -153,10 +153,10 @@ class Spec:
         registry.lookup("sampler", registry.SAMPLERS, self.sampler)
         registry.build("budget", registry.BUDGETS, self.budget, **self.budget_args)
         registry.build("arrival", registry.ARRIVALS, self.arrival, **self.arrival_args)
-        if not 0 <= self.downlink_momentum < 1:
-            raise SpecError(f"downlink_momentum must be in [0, 1), not {self.downlink_momentum}")
-        if self.downlink_momentum and self.downlink == "dense":
-            raise SpecError("downlink_momentum: a dense downlink has no use for it, choose a codec")
+        if not 0 <= self.downlink_trend < 1:
+            raise SpecError(f"downlink_trend must be in [0, 1), not {self.downlink_trend}")
+        if self.downlink_trend and self.downlink == "dense":
+            raise SpecError("downlink_trend: a dense downlink has no use for it, choose a codec")
         _check_profile(self)
         if self.sampler == "fixed_size" and "size" in self.sampler_args:
             raise SpecError("sampler_args: the size of a cohort is cohort_size")

@@ -275,7 +275,7 @@ class FedState:
       round: i32[], rounds done.
       items: f32[M, D], the server's table.
       public: f32[M, D], what clients hold: the sum of all that the server has sent.
-      velocity: f32[M, D], the public table's last change; () where the downlink has no momentum.
+      velocity: f32[M, D], what clients add to it by themselves; () where the downlink has no trend.
       last_sync: i32[U], the round whose public table the client holds. The first one grows from
         the seed, so that everyone holds it.
       owed: f32[U], bits that the client would have to fetch to hold the present one.

@@ -39,7 +39,7 @@ SPEC = Spec(
     arrival_args={"in_flight": 20},
     downlink="directional",
     downlink_args={"k": 8},
-    downlink_momentum=0.5,
+    downlink_trend=0.1,
     server_optimizer="adam",
     server_lr=0.01,
 )
