@@ -97,6 +97,7 @@ def loops(spec: Spec, n_threads: int) -> Loops:
       SpecError: numba is not installed.
     """
     numba = machine.optional("numba")
+    numba.config.THREADING_LAYER = "workqueue"  # whose threads sleep while others are timed
     numba.set_num_threads(n_threads)
     prange, float32 = numba.prange, np.float32
     dim, size, epochs = spec.dim, spec.batch_size, spec.local_epochs
@@ -131,23 +132,20 @@ def loops(spec: Spec, n_threads: int) -> Loops:
         for r in range(client.shape[0] // per_round):
             for t in prange(n_threads):
                 rows = np.empty((longest, dim), np.float32)
-                private = np.empty(dim, np.float32)
                 for c in range(r * per_round + t, (r + 1) * per_round, n_threads):
-                    first = offset[c]
+                    own, first = vectors[client[c]], offset[c]
                     n = offset[c + 1] - first
                     for i in range(n):
+                        before = table[item[first + i]]
                         for d in range(dim):
-                            rows[i, d] = table[item[first + i], d]
-                    for d in range(dim):
-                        private[d] = vectors[client[c], d]
-                    train(private, rows[:n], label[first : first + n])
-                    for d in range(dim):
-                        vectors[client[c], d] = private[d]
+                            rows[i, d] = before[d]
+                    train(own, rows[:n], label[first : first + n])
                     for i in range(n):
                         m = item[first + i]
-                        touched[t, m] += one
+                        before, change = table[m], total[t, m]
                         for d in range(dim):
-                            total[t, m, d] += rows[i, d] - table[m, d]
+                            change[d] += rows[i, d] - before[d]
+                        touched[t, m] += one
             for t in prange(n_threads):
                 for m in range(t * n_items // n_threads, (t + 1) * n_items // n_threads):
                     count = float32(0)
@@ -213,14 +211,14 @@ def gap(spec: Spec, split: Split, drawn: Drawn, compiled: Loops) -> float:
         rows, private = before.copy(), state.clients[drawn.client[c]].copy()
         padded = np.zeros((width, spec.dim), np.float32)
         padded[:n] = before
-        theirs = training(
-            private, (), padded, np.pad(label, (0, width - n)), np.arange(width) < n
+        theirs = jax.device_get(  # before `private` changes: JAX may read it in place
+            training(private, (), padded, np.pad(label, (0, width - n)), np.arange(width) < n)
         )
         compiled.train(private, rows, label)
         worst = max(
             worst,
-            float(np.abs(rows - before - np.asarray(theirs.rows)[:n]).max(initial=0)),
-            float(np.abs(private - np.asarray(theirs.private)).max()),
+            float(np.abs(rows - before - theirs.rows[:n]).max(initial=0)),
+            float(np.abs(private - theirs.private).max()),
         )
     if not worst <= TOLERANCE:
         raise RuntimeError(

@@ -12,10 +12,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from benchmarks import machine
 from benchmarks.machine import Need
@@ -43,6 +45,16 @@ def race(contestants: Mapping[str, Callable[[], Any]], turns: int = 5) -> dict[s
             run()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def on_workers(one: Callable[[int], float], n: int) -> np.ndarray:
+    """`one` of 0, ..., n - 1, on one single-threaded worker a core; float64 [n].
+
+    How libraries with a call a problem are fastest on many small ones.
+    """
+    limits = machine.optional("threadpoolctl").threadpool_limits
+    with limits(1), ThreadPoolExecutor(machine.cores()) as pool:
+        return np.array(list(pool.map(one, range(n), chunksize=32)))
 
 
 class Work(NamedTuple):
@@ -179,8 +191,10 @@ def report(
     for name, value in figures.items():
         print(f"  {name:<58} {number(value)}")
     for roof in rooflines:
-        print(f"  {f'{roof.name}, times its roofline':<58} {number(roof.distance)}")
-        print(f"    {roof.binds} binds; {roof.formula}")
+        text = f"{number(roof.distance)}  ({roof.binds} binds)"
+        print(f"  {f'{roof.name}, times its roofline':<58} {text}")
+    for formula in dict.fromkeys(roof.formula for roof in rooflines):
+        print(f"  roofline: {formula}")
     for one in bars:
         print(f"  {one}")
     if path:
