@@ -27,6 +27,27 @@ def lengths(spec: Spec, split: Split) -> np.ndarray:
     return examples.count(np.diff(split.offsets), split.n_items, spec.negatives)
 
 
+def slots(lengths: np.ndarray, widths: tuple[int, ...], chunk: int, n_devices: int) -> int:
+    """Slots in which a cohort's examples are computed on all devices.
+
+    Args:
+      lengths: integer [C], examples of the cohort's clients.
+      widths: static, ascending. chunk: clients at once, at the narrowest. n_devices: sharing them.
+    """
+    share = -(-len(lengths) // n_devices)
+    longest_first = np.sort(lengths)[::-1]
+    total = 0
+    for device in range(n_devices):
+        own, done = longest_first[device::n_devices], 0
+        sizes = cohort.chunk_sizes(widths, min(chunk, share))
+        narrower = (0, *widths[:-1])
+        for width, size, below in reversed(list(zip(widths, sizes, narrower, strict=True))):
+            trips = -(-max(int((own > below).sum()) - done, 0) // size)
+            total += trips * size * width
+            done += trips * size
+    return total
+
+
 def whole_rounds(
     spec: Spec, split: Split, rounds: int, *, chunk: int | None = None, mesh: Mesh | None = None
 ) -> Callable[[], Any]:

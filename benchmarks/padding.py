@@ -24,34 +24,13 @@ COHORTS = flags.DEFINE_integer("cohorts", 200, "Random cohorts.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
-def slots(lengths: np.ndarray, widths: tuple[int, ...], chunk: int, n_devices: int) -> int:
-    """Slots in which a cohort's examples are computed on all devices.
-
-    Args:
-      lengths: integer [C], examples of the cohort's clients.
-      widths: static, ascending. chunk: clients at once, at the narrowest. n_devices: sharing them.
-    """
-    share = -(-len(lengths) // n_devices)
-    longest_first = np.sort(lengths)[::-1]
-    total = 0
-    for device in range(n_devices):
-        own, done = longest_first[device::n_devices], 0
-        sizes = cohort.chunk_sizes(widths, min(chunk, share))
-        narrower = (0, *widths[:-1])
-        for width, size, below in reversed(list(zip(widths, sizes, narrower, strict=True))):
-            trips = -(-max(int((own > below).sum()) - done, 0) // size)
-            total += trips * size * width
-            done += trips * size
-    return total
-
-
 def waste(lengths: np.ndarray, widths: tuple[int, ...]) -> float:
     """Slots an example, over random cohorts of all clients' lengths."""
     draws = np.random.default_rng(0)
     computed = real = 0
     for _ in range(COHORTS.value):
         some = draws.choice(lengths, min(COHORT.value, len(lengths)), replace=False)
-        computed += slots(some, widths, cohort.default_chunk(), jax.device_count())
+        computed += contestants.slots(some, widths, cohort.default_chunk(), jax.device_count())
         real += int(some.sum())
     return computed / real
 

@@ -93,6 +93,9 @@ def main(argv: list[str]) -> None:
         clients |= {COMPILED: n, BY_CLIENT: len(members), BY_MINIBATCH: len(members)}
 
     seconds = harness.race(runs, TURNS.value)
+    if LOOPS.value and "dense" in runs:
+        apart = np.abs(runs[COMPILED]()[0] - np.asarray(runs["dense"]()[0].items)).max()
+        figures["table after the rounds: compiled loop - jax, at most"] = float(apart)
     speed = {name: clients[name] / s for name, s in seconds.items()}
     figures |= {f"{name}, clients/s": s for name, s in speed.items()}
     first = CODECS.value[0]

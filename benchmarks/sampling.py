@@ -101,7 +101,10 @@ def main(argv: list[str]) -> None:
     few = who[: LOOP_CLIENTS.value]
     drawn = {"fedras_jax": who, "numpy, client loop": few}
     seconds = harness.race(
-        {"fedras_jax": on_device(spec, split, who), "numpy, client loop": in_numpy(spec, split, few)},
+        {
+            "fedras_jax": on_device(spec, split, who),
+            "numpy, client loop": in_numpy(spec, split, few),
+        },
         TURNS.value,
     )
     length = contestants.lengths(spec, split)

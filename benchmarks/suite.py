@@ -12,7 +12,7 @@ from benchmarks.harness import Bar, bar, number
 MINUTES = 10.0
 
 
-def run(calls: Mapping[str, Sequence[str]], out: Path) -> int:
+def run(calls: Mapping[str, Sequence[str]], out: Path, *, busy: bool = False) -> int:
     """Run commands in turn, keep their figures, print the bars; returns the exit code.
 
     Leaves a JSON file each, and `figures.json` and `figures.md` of them all.
@@ -20,6 +20,7 @@ def run(calls: Mapping[str, Sequence[str]], out: Path) -> int:
     Args:
       calls: name -> command; `--json=PATH` is added to it.
       out: a folder, made where there is none.
+      busy: whether other work was running on the machine; is kept with the figures.
 
     Returns:
       0; 1 where a bar was missed or a benchmark failed.
@@ -44,13 +45,14 @@ def run(calls: Mapping[str, Sequence[str]], out: Path) -> int:
     verdict, code = judge(bars, failed)
     whole = {
         "minutes": minutes,
+        "busy": busy,
         "benchmarks": found,
         "bars": [{**b._asdict(), "state": b.state} for b in bars],
         "failed": failed,
         "verdict": verdict,
     }
     (out / "figures.json").write_text(json.dumps(whole, indent=2) + "\n")
-    (out / "figures.md").write_text(page(found, bars, verdict))
+    (out / "figures.md").write_text(page(found, bars, verdict, busy))
     for one in bars:
         print(one)
     print(verdict, flush=True)
@@ -72,17 +74,22 @@ def judge(bars: Sequence[Bar], failed: Sequence[str] = ()) -> tuple[str, int]:
     return text, int(bool(counts["missed"] or failed))
 
 
-def page(found: Mapping[str, Mapping[str, Any]], bars: Sequence[Bar], verdict: str) -> str:
+def page(
+    found: Mapping[str, Mapping[str, Any]], bars: Sequence[Bar], verdict: str, busy: bool
+) -> str:
     """All of it in Markdown: the bars, then a table for each benchmark.
 
     Args:
       found: name -> what a benchmark left.
       bars: all.
       verdict: from `judge`.
+      busy: whether other work was running.
     """
     parts = ["# Benchmarks\n", f"{verdict}\n"]
     machines = sorted({each["hardware"] for each in found.values()})
     parts += [f"Measured on {name}.\n" for name in machines]
+    if busy:
+        parts.append("Other work was running on the machine: these figures measure nothing.\n")
     parts.append(_table(("bar", "asked", "found", "", "needs"), [_row(one) for one in bars]))
     for name, each in found.items():
         parts.append(f"## {name}: {each['title']}\n")
