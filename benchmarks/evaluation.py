@@ -5,6 +5,7 @@
 Beside a loop over clients in NumPy, a matrix product with the table and a count each.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,14 @@ CANDIDATES = {"99 candidates": 99, "all items": 0}
 
 def in_numpy(split: Split, state: FedState, clients: int) -> Callable[[], np.ndarray]:
     """Ranks of the first clients' test items, one client at a time."""
+    candidates = split.candidates
     table, vectors = np.asarray(state.public), np.asarray(state.clients)
 
     def sampled(who):
-        rows = table[np.concatenate([split.test[who : who + 1], split.candidates[who]])]
+        assert candidates is not None
+        rows = table[np.concatenate([split.test[who : who + 1], candidates[who]])]
         score = rows @ vectors[who]
-        return 1 + np.sum((score[1:] >= score[0]) & (split.candidates[who] >= 0))
+        return 1 + np.sum((score[1:] >= score[0]) & (candidates[who] >= 0))
 
     def among_all(who):
         score = table @ vectors[who]
@@ -47,8 +50,13 @@ def in_numpy(split: Split, state: FedState, clients: int) -> Callable[[], np.nda
         ahead[split.valid[who] if split.valid[who] >= 0 else target] = False
         return 1 + np.sum(ahead)
 
-    rank = among_all if split.candidates is None else sampled
+    rank = among_all if candidates is None else sampled
     return lambda: np.array([rank(who) if split.test[who] >= 0 else 0 for who in range(clients)])
+
+
+def on_device(rank: Callable[[FedState], Any], state: FedState) -> Any:
+    """Ranks of all clients."""
+    return jax.block_until_ready(rank(state))
 
 
 def work(split: Split) -> harness.Work:
@@ -87,7 +95,7 @@ def main(argv: list[str]) -> None:
         state = jax.jit(algorithm.init)()
         rank = jax.jit(ranking(spec, split, model))
         few = min(LOOP_CLIENTS.value, split.n_clients)
-        runs[name] = lambda rank=rank, state=state: jax.block_until_ready(rank(state))
+        runs[name] = functools.partial(on_device, rank, state)
         loop = runs[f"{name}, numpy loop"] = in_numpy(split, state, few)
         same = np.asarray(runs[name]())[:few] == loop()
         figures[f"{name}: share of ranks equal to numpy's"] = float(same.mean())

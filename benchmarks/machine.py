@@ -116,8 +116,8 @@ def flops() -> float:
         product = jax.jit(functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST))
         return 2 * n**3 / _best(lambda: jax.block_until_ready(product(a, a)))
     n = 1536
-    a, out = np.ones((n, n), np.float32), np.empty((n, n), np.float32)
-    return 2 * n**3 / _best(lambda: np.matmul(a, a, out=out))
+    square, out = np.ones((n, n), np.float32), np.empty((n, n), np.float32)
+    return 2 * n**3 / _best(lambda: np.matmul(square, square, out=out))
 
 
 def bandwidth(working_set: float) -> float:

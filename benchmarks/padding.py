@@ -6,6 +6,8 @@ Counted on the host, for many cohorts, exactly as `cohort.fold_clients` deals cl
 and fills chunks. The baseline is one width for all clients, that of the longest history.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from absl import app, flags
@@ -38,7 +40,8 @@ def waste(lengths: np.ndarray, widths: tuple[int, ...]) -> float:
 def main(argv: list[str]) -> None:
     del argv
     harness.all_cores()
-    figures, bars = {}, []
+    figures: dict[str, Any] = {}
+    bars = []
     for name in DATASETS.value:
         here = machine.dataset(name, DATA_DIR.value)
         found = None

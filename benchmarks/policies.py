@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import harness
+from benchmarks import contestants, harness
 from fedras_jax.assembly import split_of
 from fedras_jax.spec import Spec
 
@@ -42,17 +42,17 @@ def main(argv: list[str]) -> None:
     split = split_of(base, data_dir=DATA_DIR.value)
     figures = {}
     for codec in CODECS.value:
-        contestants = {}
+        runs = {}
         for name, fields in VARIANTS.items():
             adaptive = fields.get("budget") == "adaptive"
             if codec == "dense" and adaptive:
                 continue
             args = {} if codec == "dense" else {"k": 16}
             spec = base.replace(codec=codec, codec_args=args, **fields)
-            contestants[name] = contestants.whole_rounds(
+            runs[name] = contestants.whole_rounds(
                 spec, split, ROUNDS.value, mesh=contestants.mesh()
             )
-        seconds = harness.race(contestants, TURNS.value)
+        seconds = harness.race(runs, TURNS.value)
         plain = next(iter(seconds.values()))
         n = base.cohort_size * ROUNDS.value
         figures[f"{codec}, {next(iter(seconds))}, clients/s"] = n / plain

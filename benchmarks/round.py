@@ -76,11 +76,12 @@ def main(argv: list[str]) -> None:
     split = split_of(base, data_dir=DATA_DIR.value)
     n = (COHORT.value or split.n_clients) * ROUNDS.value
     runs, clients, figures = {}, {}, {}
-    how = {"chunk": CHUNK.value, "mesh": contestants.mesh()}
     for name in CODECS.value:
         args = {"k": K.value} if name in ("actions", "directional") else {}
         spec = base.replace(codec=name, codec_args=args)
-        runs[name] = contestants.whole_rounds(spec, split, ROUNDS.value, **how)
+        runs[name] = contestants.whole_rounds(
+            spec, split, ROUNDS.value, chunk=CHUNK.value, mesh=contestants.mesh()
+        )
         clients[name] = n
     drawn = compiled.draw(base, split, ROUNDS.value)
     if LOOPS.value:

@@ -55,9 +55,17 @@ def on_device(spec: Spec, split: Split, who: np.ndarray) -> Callable[[], Any]:
 
     @jax.jit
     def draw(data, clients, lengths):
-        fold = cohort.fold_clients
-        how = {"widths": widths, "chunk": cohort.default_chunk(), "mesh": contestants.mesh()}
-        return fold(one, lambda acc, _: acc, (), data, clients, lengths, **how)[1]
+        return cohort.fold_clients(
+            one,
+            lambda acc, _: acc,
+            (),
+            data,
+            clients,
+            lengths,
+            widths=widths,
+            chunk=cohort.default_chunk(),
+            mesh=contestants.mesh(),
+        )[1]
 
     inputs = (data, jnp.asarray(who, jnp.int32), jnp.asarray(length[who], jnp.int32))
     return lambda: jax.block_until_ready(draw(*inputs))

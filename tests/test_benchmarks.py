@@ -146,9 +146,9 @@ def test_a_dataset_that_is_not_here_is_not_downloaded(monkeypatch, tmp_path):
 
 def test_padded_slots_are_those_that_rounds_compute():
     """Counted on the host, and by the clients themselves."""
-    widths, n_devices = (64, 128, 320), 2
+    widths = (64, 128, 320)
     draws = np.random.default_rng(0)
-    for n, chunk in ((13, 4), (30, 16), (5, 8)):
+    for n, chunk, n_devices in ((13, 4, 2), (30, 16, 1)):
         length = np.minimum(draws.geometric(0.02, n) + 1, 320)
 
         def client(width, broadcast, one):
@@ -163,7 +163,7 @@ def test_padded_slots_are_those_that_rounds_compute():
             jnp.asarray(length, jnp.int32),
             widths=widths,
             chunk=chunk,
-            mesh=cohort.client_mesh(n_devices),
+            mesh=cohort.client_mesh(n_devices) if n_devices > 1 else None,
         )
         assert contestants.slots(length, widths, chunk, n_devices) == int(total) >= length.sum()
 
