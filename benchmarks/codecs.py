@@ -5,21 +5,26 @@
 Every registered codec with its default settings, on deltas as training makes them: 830 touched
 rows out of 3,706, D=64, nearly all of it in eight directions. Device figures are whole cohorts in
 one jitted call (prepare, encode, decode, with the exact count of bits); wire figures are one core
-in NumPy. Also how much of each delta is lost, and the bytes.
+in NumPy. Also how much of each delta is lost, and the bytes. The baseline is a loop that
+dispatches the same jitted functions for one client at a time.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks import harness
+from benchmarks import contestants, harness, machine
 from fedras_jax import bits, cohort, registry, wire
 from fedras_jax.types import Context, ItemDelta, Sizes
 
 CLIENTS = flags.DEFINE_integer("clients", 256, "Clients in a call.")
 TURNS = flags.DEFINE_integer("turns", 5, "Turns; medians are reported.")
 CODECS = flags.DEFINE_list("codecs", None, "Codecs; default: all.")
+ALONE = flags.DEFINE_list("alone", ["directional", "actions"], "Codecs run by the client, too.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 SIZES = Sizes(items=3706, dim=64)
@@ -41,13 +46,35 @@ def deltas(n_clients: int) -> ItemDelta:
     )
 
 
+def one_at_a_time(both: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
+    """A loop over clients, a call of a jitted function each."""
+    run = jax.jit(both)
+    clients = [jax.tree.map(lambda x, i=i: x[i], inputs) for i in range(CLIENTS.value)]
+    return lambda: jax.block_until_ready([run(one) for one in clients])
+
+
+def work() -> harness.Work:
+    """The least that a directional codec takes for all clients."""
+    n, d = CLIENTS.value * ROWS, SIZES.dim
+    return harness.Work(
+        "directional; flops: 11 an entry of the delta (two power steps, coordinates, decoding); "
+        "bytes: 8 an entry (read the delta, write the decoded one), over a working set of one "
+        "client's two; levels and labels are left out",
+        flops=11.0 * n * d,
+        bytes=8.0 * n * d,
+        working_set=8.0 * ROWS * d,
+    )
+
+
 def main(argv: list[str]) -> None:
     del argv
     harness.all_cores()
-    mesh = cohort.client_mesh()
+    mesh = contestants.mesh()
     some = deltas(CLIENTS.value)
     keys = jax.random.split(jax.random.key(0), CLIENTS.value)
-    calls, on_wire, facts = {}, {}, {}
+    calls: dict[str, Any] = {}
+    alone: dict[str, Any] = {}
+    on_wire, facts = {}, {}
     for name in CODECS.value or sorted(registry.CODECS):
         codec = registry.build("codec", registry.CODECS, name)
 
@@ -69,20 +96,37 @@ def main(argv: list[str]) -> None:
         table[np.asarray(item[0])] -= np.asarray(row[0])
         first = jax.tree.map(lambda x: np.asarray(x[0]), payloads)
         size = float(bits.payload_bits(codec.fields(SIZES), first.counts)) / 8
+        if name in ALONE.value:
+            alone[name] = one_at_a_time(both, (some, keys))
         facts[name] = f"{size:>9,.0f} B  {np.sum(table[:-1] ** 2) / total:.2%} lost"
         on_wire[name] = lambda codec=codec, first=first: wire.unpack(
             codec, SIZES, wire.pack(codec, SIZES, first)
         )
-    seconds = harness.race(calls, TURNS.value)
+    loops = {f"{name}, client loop": loop for name, loop in alone.items()}
+    seconds = harness.race(calls | loops, TURNS.value)
     written = harness.race(on_wire, TURNS.value)
     figures: dict[str, float | str] = {}
     for name in calls:
         device, wired = CLIENTS.value / seconds[name], 1 / written[name]
         figures[name] = f"{device:>9,.0f} clients/s  {wired:>7,.0f} wire/s  {facts[name]}"
-    if "directional" in seconds:
-        rate = CLIENTS.value / seconds["directional"]
-        figures["directional, clients/s (bar: >= 5,000 on 2 cores)"] = rate
-    harness.report(f"codecs, {ROWS} rows of {SIZES.items}, D={SIZES.dim}", figures, JSON.value)
+    for name in alone:
+        figures[f"{name} over a client loop"] = seconds[f"{name}, client loop"] / seconds[name]
+    own = seconds.get("directional")
+    bar = harness.bar(
+        "encode and decode, directional, K=16, clients/s",
+        own and CLIENTS.value / own,
+        ">=",
+        5_000,
+        machine.cpu_cores(2),
+        harness.Need("256 clients", CLIENTS.value == 256),
+    )
+    harness.report(
+        f"codecs, {ROWS} rows of {SIZES.items}, D={SIZES.dim}",
+        figures,
+        JSON.value,
+        bars=[bar],
+        rooflines=[harness.roofline("directional", own, work())] if own else [],
+    )
 
 
 if __name__ == "__main__":

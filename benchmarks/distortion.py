@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks import harness
+from benchmarks import harness, line
 from fedras_jax import cohort, examples, kmeans, kmeans1d, rng
 from fedras_jax.assembly import assemble, local_training, split_of
 from fedras_jax.codecs.actions import actions
@@ -30,22 +30,6 @@ CLIENTS = flags.DEFINE_integer("clients", 64, "Clients whose deltas are encoded.
 WIDTH = flags.DEFINE_integer("width", 1024, "Clients with up to this many examples.")
 K = flags.DEFINE_integer("k", 16, "Actions.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
-
-
-def exact_1d(values: np.ndarray, k: int) -> float:
-    """Least squared error of k levels, by the full dynamic programme in float64."""
-    x = np.sort(values.astype(np.float64))
-    x -= np.median(x)
-    n = len(x)
-    s1, s2 = (np.concatenate([[0.0], np.cumsum(x**p)]) for p in (1, 2))
-    count = np.arange(n + 1)[None, :] - np.arange(n + 1)[:, None]
-    gap = s1[None, :] - s1[:, None]
-    cost = s2[None, :] - s2[:, None] - gap**2 / np.where(count > 0, count, 1)
-    cost = np.where(count >= 0, np.maximum(cost, 0), np.inf)
-    best = np.where(np.arange(n + 1) == 0, 0.0, np.inf)
-    for _ in range(k):
-        best = (best[:, None] + cost).min(0)
-    return float(best[-1])
 
 
 def real_deltas(rounds: int):
@@ -111,7 +95,7 @@ def optimal_directional(deltas, k: int) -> np.ndarray:
         row = row[mask].astype(np.float64)
         along = row @ np.linalg.svd(row, full_matrices=False)[2][0]
         total = (row**2).sum()
-        out.append((total - (along**2).sum() + exact_1d(along, k)) / total)
+        out.append((total - (along**2).sum() + line.exact(along, k)) / total)
     return np.array(out)
 
 
@@ -138,6 +122,7 @@ def main(argv: list[str]) -> None:
     harness.all_cores()
     k = K.value
     figures: dict[str, float] = {}
+    bars = []
     for rounds in map(int, ROUNDS.value):
         deltas, sizes = real_deltas(rounds)
         ours = losses(actions(k), deltas, sizes).mean()
@@ -145,14 +130,15 @@ def main(argv: list[str]) -> None:
         ten = plusplus_losses(deltas, k).mean()
         flat = losses(directional(k), deltas, sizes).mean()
         best = optimal_directional(deltas, k).mean()
-        figures |= {
-            f"after {rounds} rounds: actions, mean distortion": float(ours),
-            "  over ten full-width Lloyd iterations, same start": float(ours / same),
-            "  over ten full-width Lloyd iterations, k-means++": float(ours / ten),
-            f"after {rounds} rounds: directional, mean distortion": float(flat),
-            "  over the exact 1-D optimum (bar for all four: <= 1.02)": float(flat / best),
+        figures[f"after {rounds} rounds: actions, mean distortion"] = float(ours)
+        figures[f"after {rounds} rounds: directional, mean distortion"] = float(flat)
+        ratios = {
+            "actions over ten full-width Lloyd iterations, same start": ours / same,
+            "actions over ten full-width Lloyd iterations, k-means++": ours / ten,
+            "directional over the exact 1-D optimum": flat / best,
         }
-        figures = {f"[{rounds}] {n}" if n.startswith("  ") else n: v for n, v in figures.items()}
+        for name, ratio in ratios.items():
+            bars.append(harness.bar(f"after {rounds} rounds: {name}", ratio, "<=", 1.02))
     for name, values in hard_distributions().items():
         x = jnp.asarray(values, jnp.float32)
         mask = jnp.ones(x.shape, bool)
@@ -160,8 +146,9 @@ def main(argv: list[str]) -> None:
         found = solve(x, mask)
         level = np.asarray(found.level, np.float64)[np.asarray(found.label)]
         error = ((np.asarray(x, np.float64) - level) ** 2).sum()
-        figures[f"1-D solver over exact, {name} (bar: 1.005)"] = error / exact_1d(np.asarray(x), k)
-    harness.report(f"distortion on {DATASET.value}, K={k}", figures, JSON.value)
+        ratio = error / line.exact(np.asarray(x), k)
+        bars.append(harness.bar(f"1-D solver over exact, {name}", ratio, "<=", 1.005))
+    harness.report(f"distortion on {DATASET.value}, K={k}", figures, JSON.value, bars=bars)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@
 4096 clients x 512 rows x 32 dimensions, K=16, 10 iterations. Rivals get one single-threaded
 worker a core, which is how they are fastest on many small problems; faiss is told to use all
 points (min_points_per_centroid=1). Inertia is compared where no cluster emptied.
+`benchmarks/kmeans1d.py` does the same on the line.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -16,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from threadpoolctl import threadpool_limits
 
-from benchmarks import harness
+from benchmarks import contestants, harness, machine
 from fedras_jax import cohort, kmeans
 
 CLIENTS = flags.DEFINE_integer("clients", 4096, "Problems.")
@@ -33,19 +31,20 @@ JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 def scikit_learn(points: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Inertia of each problem."""
-    from sklearn.cluster import KMeans
+    cluster = machine.optional("sklearn.cluster")
 
     def one(i: int) -> float:
-        model = KMeans(len(start[i]), init=start[i], n_init=1, max_iter=ITERATIONS.value, tol=0.0)
+        model = cluster.KMeans(
+            len(start[i]), init=start[i], n_init=1, max_iter=ITERATIONS.value, tol=0.0
+        )
         return float(model.fit(points[i]).inertia_)
 
-    return _workers(one, len(points))
+    return harness.on_workers(one, len(points))
 
 
 def faiss(points: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Final objective of each problem."""
-    import faiss as library
-
+    library = machine.optional("faiss")
     library.omp_set_num_threads(1)
 
     def one(i: int) -> float:
@@ -59,15 +58,42 @@ def faiss(points: np.ndarray, start: np.ndarray) -> np.ndarray:
         model.train(points[i], init_centroids=start[i])
         return float(np.asarray(model.obj)[-1])
 
-    return _workers(one, len(points))
+    return harness.on_workers(one, len(points))
 
 
-def _workers(one, n: int) -> np.ndarray:
-    with (
-        threadpool_limits(1),
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-    ):
-        return np.array(list(pool.map(one, range(n), chunksize=32)))
+def work() -> harness.Work:
+    """The least that the problems take."""
+    n, k, d = ROWS.value, K.value, DIM.value
+    steps = ITERATIONS.value
+    return harness.Work(
+        "flops: 2 N K D an assignment (iterations + 1) and N D a mean (iterations); bytes: the "
+        "points, once an assignment, over a working set of one problem",
+        flops=CLIENTS.value * ((steps + 1) * 2.0 * n * k * d + steps * n * d),
+        bytes=CLIENTS.value * (steps + 1) * 4.0 * n * d,
+        working_set=4.0 * n * d,
+    )
+
+
+def bars(seconds: dict[str, float], error: float) -> list[harness.Bar]:
+    """Of the reference shape."""
+    shape = (CLIENTS.value, ROWS.value, DIM.value, K.value, ITERATIONS.value)
+    usual = harness.Need("the default sizes", shape == (4096, 512, 32, 16, 10))
+    two, own = machine.cpu_cores(2), seconds["fedras_jax"]
+    return [
+        harness.bar(
+            "k-means, time over faiss-cpu's", own / seconds["faiss"], "<=", 0.25, two, usual
+        ),
+        harness.bar(
+            "k-means, times faster than scikit-learn",
+            seconds["scikit-learn"] / own,
+            ">=",
+            6,
+            two,
+            usual,
+        ),
+        harness.bar("k-means, inertia over scikit-learn's - 1, mean", error, "<=", 0.01, usual),
+        harness.bar("k-means on a GPU, ms", 1000 * own, "<=", 4, machine.gpu(), usual),
+    ]
 
 
 def main(argv: list[str]) -> None:
@@ -78,14 +104,13 @@ def main(argv: list[str]) -> None:
     points = rng.standard_normal(shape, np.float32)
     start = points[:, : K.value].copy()
 
-    mesh = cohort.client_mesh() if jax.device_count() > 1 else None
     mask = jnp.ones(shape[1], bool)
     solve = jax.jit(
         partial(
             cohort.map_clients,
             lambda x: kmeans.lloyd(x[0], mask, x[1], iterations=ITERATIONS.value),
             chunk=CHUNK.value,
-            mesh=mesh,
+            mesh=contestants.mesh(),
         )
     )
     on_device = jax.block_until_ready((jnp.asarray(points), jnp.asarray(start)))
@@ -105,14 +130,20 @@ def main(argv: list[str]) -> None:
     own = seconds["fedras_jax"]
     figures: dict[str, Any] = {f"{name}, s": s for name, s in seconds.items()}
     figures |= {
-        "speed-up over scikit-learn (bar: >= 6)": seconds["scikit-learn"] / own,
-        "speed-up over faiss (bar: >= 2.5)": seconds["faiss"] / own,
+        "speed-up over scikit-learn": seconds["scikit-learn"] / own,
+        "speed-up over faiss": seconds["faiss"] / own,
         "problems in which no cluster emptied": f"{used.sum()} of {len(used)}",
-        "inertia against scikit-learn's there, mean (bar: within 1 %)": float(error.mean()),
+        "inertia against scikit-learn's there, mean": float(error.mean()),
         "inertia against scikit-learn's there, worst": float(np.abs(error).max()),
     }
     title = "k-means, {} x {} x {}, K={}, {} iterations".format(*shape, K.value, ITERATIONS.value)
-    harness.report(title, figures, JSON.value)
+    harness.report(
+        title,
+        figures,
+        JSON.value,
+        bars=bars(seconds, float(error.mean())),
+        rooflines=[harness.roofline(name, s, work()) for name, s in seconds.items()],
+    )
 
 
 if __name__ == "__main__":

@@ -7,13 +7,10 @@ A ratio below 1 is slower than synchronous rounds in which no time passes.
 
 from typing import Any
 
-import jax
 from absl import app, flags
 
-from benchmarks import harness
-from fedras_jax import cohort
-from fedras_jax.assembly import assemble, split_of
-from fedras_jax.simulate import simulate
+from benchmarks import contestants, harness
+from fedras_jax.assembly import split_of
 from fedras_jax.spec import Spec
 
 DATASET = flags.DEFINE_string("dataset", "ml-latest-small-2016", "As in Spec.")
@@ -43,37 +40,25 @@ def main(argv: list[str]) -> None:
     harness.all_cores()
     base = Spec(dataset=DATASET.value)
     split = split_of(base, data_dir=DATA_DIR.value)
-    mesh = cohort.client_mesh() if jax.device_count() > 1 else None
     figures = {}
     for codec in CODECS.value:
-        contestants = {}
+        runs = {}
         for name, fields in VARIANTS.items():
             adaptive = fields.get("budget") == "adaptive"
             if codec == "dense" and adaptive:
                 continue
             args = {} if codec == "dense" else {"k": 16}
             spec = base.replace(codec=codec, codec_args=args, **fields)
-            contestants[name] = _rounds(spec, split, mesh)
-        seconds = harness.race(contestants, TURNS.value)
+            runs[name] = contestants.whole_rounds(
+                spec, split, ROUNDS.value, mesh=contestants.mesh()
+            )
+        seconds = harness.race(runs, TURNS.value)
         plain = next(iter(seconds.values()))
         n = base.cohort_size * ROUNDS.value
         figures[f"{codec}, {next(iter(seconds))}, clients/s"] = n / plain
         for name, s in seconds.items():
             figures[f"{codec}, {name}, ratio"] = plain / s
     harness.report(f"policies on {split.name}: {base.cohort_size} clients", figures, JSON.value)
-
-
-def _rounds(spec, split, mesh):
-    """A function that runs ROUNDS rounds."""
-    _, algorithm, data = assemble(spec, split, mesh=mesh)
-    advance = jax.jit(lambda s, d: simulate(algorithm, s, d, ROUNDS.value), donate_argnums=0)
-    state = jax.jit(algorithm.init)()
-
-    def turn():
-        nonlocal state
-        state, _ = jax.block_until_ready(advance(state, data))
-
-    return turn
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from benchmarks import harness
+from benchmarks import harness, machine
 from fedras_jax import metrics, network, page, results
 from fedras_jax.spec import Spec
 
@@ -118,6 +118,12 @@ def main(argv: list[str]) -> None:
     del argv
     harness.all_cores()
     figures: dict[str, Any] = {}
+    bars: list[harness.Bar] = []
+    sizes = (RUNS.value, REPORT_RUNS.value, ROUNDS.value, CLIENTS.value, LOGGED.value)
+    usual = (
+        machine.cpu_cores(2),
+        harness.Need("the default sizes", sizes == (2000, 1000, 500, 6040, 20)),
+    )
     with tempfile.TemporaryDirectory() as here:
         root, part = Path(here) / "all", Path(here) / "part"
         for i, spec in enumerate(specs(RUNS.value)):
@@ -132,15 +138,18 @@ def main(argv: list[str]) -> None:
             ask = partial(results.query, root, sql)
             figures[f"query of {name} of {n}, cold, s"] = timed(ask)
             warm = [timed(ask) for _ in range(5)]
-            figures[f"query of {name} of {n}, warm, s (bar: < 1)"] = float(np.median(warm))
+            figures[f"query of {name} of {n}, warm, s"] = float(np.median(warm))
+            bars.append(harness.bar(f"query of {name}, warm, s", np.median(warm), "<=", 1, *usual))
         output = Path(here) / "report.html"
         n = f"{REPORT_RUNS.value} runs"
         for state in ("cold", "warm"):
             seconds = timed(lambda: page.write(output, page.collect(part)))
-            figures[f"report of {n}, {state}, s (bar: < 30)"] = seconds
-        figures[f"report of {n}, MB (bar: < 10)"] = output.stat().st_size / 1e6
+            figures[f"report of {n}, {state}, s"] = seconds
+            bars.append(harness.bar(f"report, {state}, s", seconds, "<=", 30, *usual))
+        size = figures[f"report of {n}, MB"] = output.stat().st_size / 1e6
+        bars.append(harness.bar("report, MB", size, "<=", 10, *usual))
     title = f"results, {ROUNDS.value} rounds, {CLIENTS.value} clients"
-    harness.report(title, figures, JSON.value)
+    harness.report(title, figures, JSON.value, bars=bars)
 
 
 if __name__ == "__main__":

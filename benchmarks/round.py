@@ -1,24 +1,24 @@
-"""Clients per second of whole rounds, against loops that dispatch less at a time.
+"""Clients per second of whole rounds, against loops over clients and the machine's limit.
 
     python -m benchmarks.round --dataset=ml-1m --data_dir=DATA_DIR
 
 Measures the reference round (sampling, negatives, local training, codec, reduction, server step)
-for every codec asked for, everything but compilation, and side by side with it two loops over
-clients that share the same training: one dispatches a jitted minibatch of one client at a time,
-as a simulator written in the usual style does; the other a jitted client at a time.
+for every codec asked for, everything but compilation. Side by side with it:
+  * a loop that dispatches a jitted minibatch of one client at a time, as a simulator written in
+    the usual style does, and one that dispatches a jitted client at a time;
+  * whole dense rounds as loops compiled by numba, one thread a core, on the same examples, which
+    are drawn beforehand (`benchmarks/compiled.py`): near the limit. Its clients' deltas are held
+    to the library's first.
+On a GPU also a round in which every client takes part.
 """
 
-import functools
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks import harness
-from fedras_jax import client, cohort, examples, factored, rng
-from fedras_jax.assembly import assemble, split_of
-from fedras_jax.simulate import simulate
+from benchmarks import compiled, contestants, harness, machine
+from fedras_jax.assembly import split_of
 from fedras_jax.spec import Spec
 
 DATASET = flags.DEFINE_string("dataset", "ml-latest-small-2016", "As in Spec.")
@@ -29,99 +29,44 @@ DIM = flags.DEFINE_integer("dim", 64, "Embedding width.")
 K = flags.DEFINE_integer("k", 16, "Actions.")
 CODECS = flags.DEFINE_list("codecs", ["dense", "actions", "directional"], "Codecs to time.")
 CHUNK = flags.DEFINE_integer("chunk", None, "Clients at once on a device; default: by platform.")
-LOOPS = flags.DEFINE_bool("loops", True, "Also time the two loops over clients.")
+LOOPS = flags.DEFINE_bool("loops", True, "Also time the loops over clients.")
 TURNS = flags.DEFINE_integer("turns", 5, "Turns each; the median counts.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
-
-def whole_rounds(spec: Spec, split, mesh):
-    """A function that runs ROUNDS rounds."""
-    _, algorithm, data = assemble(spec, split, chunk=CHUNK.value, mesh=mesh)
-    advance = jax.jit(lambda s, d: simulate(algorithm, s, d, ROUNDS.value), donate_argnums=0)
-    state = jax.jit(algorithm.init)()
-
-    def turn():
-        nonlocal state
-        state, info = jax.block_until_ready(advance(state, data))
-        return info
-
-    return turn
+BARS = {"dense": 15_000, "actions": 7_000, "directional": 12_000}
+OF_COMPILED = 0.4
+ON_GPU = 500_000
+LOOP_CLIENTS = 60
+COMPILED, BY_CLIENT, BY_MINIBATCH = "compiled loop (numba)", "client loop", "minibatch loop"
 
 
-def client_loop(spec: Spec, split, members: np.ndarray):
-    """One jitted client at a time: draw, train, scatter; the same functions as a round's."""
-    _, algorithm, data = assemble(spec, split)
-    training = factored.factored(spec.client_lr, spec.weight_decay, epochs=spec.local_epochs)
-    lengths = examples.count(np.diff(split.offsets), split.n_items, spec.negatives)
-    widths = cohort.plan_widths(lengths)
-    state = jax.jit(algorithm.init)()
+def everyone(spec: Spec, split: Any) -> float:
+    """Clients a second of dense rounds in which all take part."""
+    turn = contestants.whole_rounds(
+        spec.replace(cohort_size=0, codec="dense", codec_args={}), split, 2
+    )
+    return 2 * split.n_clients / harness.race({"all": turn}, TURNS.value)["all"]
 
-    @functools.partial(jax.jit, static_argnames="width", donate_argnums=0)
-    def one(change, who, width):
-        key = rng.address(0, rng.Stream.NEGATIVES, who)
-        batch = examples.draw(
-            key,
-            key,
-            data,
-            who,
-            jnp.bool_(True),
-            n_items=split.n_items,
-            negatives=spec.negatives,
-            width=width,
+
+def bars(speed: dict[str, float], full: float | None) -> list[harness.Bar]:
+    """Of the reference round."""
+    two = machine.cpu_cores(2)
+    default = COHORT.value == 60 and DIM.value == 64 and K.value == 16
+    usual = harness.Need("60 clients, D=64, K=16", default)
+    ml1m = harness.Need("ml-1m", DATASET.value == "ml-1m")
+    found = [
+        harness.bar(
+            f"ML-1M rounds, {name}, clients/s", speed.get(name), ">=", limit, two, ml1m, usual
         )
-        rows = state.items[batch.item]
-        result = training(state.clients[who], (), rows, batch.label, batch.mask)
-        return change.at[batch.item].add(result.rows, mode="drop")
-
-    def turn():
-        change = jnp.zeros_like(state.items)
-        for who in members:
-            width = next(w for w in widths if w >= lengths[who])
-            change = one(change, jnp.int32(who), width=width)
-        jax.block_until_ready(change)
-
-    return turn
-
-
-def minibatch_loop(spec: Spec, split, members: np.ndarray):
-    """One jitted minibatch of one client at a time; negatives are drawn in numpy."""
-    model, algorithm, _ = assemble(spec, split)
-    state = jax.jit(algorithm.init)()
-    training = client.autodiff(model, client.sgd(spec.client_lr, spec.weight_decay), epochs=1)
-    size = spec.batch_size
-
-    @jax.jit
-    def step(private, rows, label, mask):
-        result = training(private, (), rows, label, mask)
-        return result.private, rows + result.rows
-
-    table = np.asarray(state.items)
-    vectors = np.asarray(state.clients)
-    draws = np.random.default_rng(0)
-
-    def turn():
-        total = np.zeros_like(table)
-        for who in members:
-            seen = split.items[split.offsets[who] : split.offsets[who + 1]]
-            unseen = np.setdiff1d(np.arange(split.n_items), seen)
-            n = min(spec.negatives * len(seen), len(unseen))
-            item = np.concatenate([seen, draws.choice(unseen, n, replace=False)])
-            label = (np.arange(len(item)) < len(seen)).astype(np.float32)
-            order = draws.permutation(len(item))
-            fill = np.arange(-(-len(item) // size) * size)
-            order = np.where(fill < len(item), order[fill % len(item)], 0)
-            mask = fill < len(item)
-            cuts = range(0, len(order), size)
-            rows = [table[item[order[at : at + size]]] for at in cuts]
-            private = vectors[who]
-            for _ in range(spec.local_epochs):
-                for i, at in enumerate(cuts):
-                    block = slice(at, at + size)
-                    private, rows[i] = step(private, rows[i], label[order[block]], mask[block])
-            trained = np.concatenate([np.asarray(r) for r in rows])[mask]
-            total[item[order[mask]]] += trained - table[item[order[mask]]]
-
-    return turn
+        for name, limit in BARS.items()
+    ]
+    ratio = None
+    if {"dense", COMPILED} <= speed.keys():
+        ratio = speed["dense"] / speed[COMPILED]
+    name = f"rounds on {DATASET.value}, dense over {COMPILED}"
+    found.append(harness.bar(name, ratio, ">=", OF_COMPILED, two, usual))
+    name = "ML-1M rounds of all clients on a GPU, clients/s"
+    return [*found, harness.bar(name, full, ">=", ON_GPU, machine.gpu(), ml1m)]
 
 
 def main(argv: list[str]) -> None:
@@ -129,28 +74,47 @@ def main(argv: list[str]) -> None:
     harness.all_cores()
     base = Spec(dataset=DATASET.value, dim=DIM.value, cohort_size=COHORT.value, evaluate_on="test")
     split = split_of(base, data_dir=DATA_DIR.value)
-    mesh = cohort.client_mesh() if jax.device_count() > 1 else None
     n = (COHORT.value or split.n_clients) * ROUNDS.value
-    contestants, clients = {}, {}
+    runs, clients, figures = {}, {}, {}
     for name in CODECS.value:
         args = {"k": K.value} if name in ("actions", "directional") else {}
         spec = base.replace(codec=name, codec_args=args)
-        contestants[name] = whole_rounds(spec, split, mesh)
+        runs[name] = contestants.whole_rounds(
+            spec, split, ROUNDS.value, chunk=CHUNK.value, mesh=contestants.mesh()
+        )
         clients[name] = n
+    drawn = compiled.draw(base, split, ROUNDS.value)
     if LOOPS.value:
-        members = np.random.default_rng(1).permutation(split.n_clients)[:60]
-        contestants["loop over clients"] = client_loop(base, split, members)
-        contestants["loop over minibatches"] = minibatch_loop(base, split, members)
-        clients |= {"loop over clients": len(members), "loop over minibatches": len(members)}
+        loops = compiled.loops(base, machine.cores())
+        figures["deltas: compiled loop - jax, at most"] = compiled.gap(base, split, drawn, loops)
+        runs[COMPILED] = compiled.rounds_loop(base, split, drawn, loops)
+        members = np.random.default_rng(1).permutation(split.n_clients)[:LOOP_CLIENTS]
+        runs[BY_CLIENT] = contestants.client_loop(base, split, members)
+        runs[BY_MINIBATCH] = contestants.minibatch_loop(base, split, members)
+        clients |= {COMPILED: n, BY_CLIENT: len(members), BY_MINIBATCH: len(members)}
 
-    seconds = harness.race(contestants, TURNS.value)
+    seconds = harness.race(runs, TURNS.value)
+    if LOOPS.value and "dense" in runs:
+        apart = np.abs(runs[COMPILED]()[0] - np.asarray(runs["dense"]()[0].items)).max()
+        figures["table after the rounds: compiled loop - jax, at most"] = float(apart)
     speed = {name: clients[name] / s for name, s in seconds.items()}
-    figures = {f"{name}, clients/s": s for name, s in speed.items()}
+    figures |= {f"{name}, clients/s": s for name, s in speed.items()}
+    first = CODECS.value[0]
     if LOOPS.value:
-        for loop in ("loop over clients", "loop over minibatches"):
-            figures[f"{CODECS.value[0]} rounds over {loop}"] = speed[CODECS.value[0]] / speed[loop]
-    title = f"rounds on {split.name}: {COHORT.value or split.n_clients} clients, D={DIM.value}"
-    harness.report(title, figures, JSON.value)
+        for loop in (COMPILED, BY_CLIENT, BY_MINIBATCH):
+            figures[f"{first} rounds over {loop}"] = speed[first] / speed[loop]
+    full = None
+    if machine.on_gpu():
+        full = figures["dense, all clients, clients/s"] = everyone(base, split)
+    work = contestants.work(base, split, len(drawn.item), ROUNDS.value)
+    whole = [*CODECS.value, *([COMPILED] if LOOPS.value else [])]
+    harness.report(
+        f"rounds on {split.name}: {COHORT.value or split.n_clients} clients, D={DIM.value}",
+        figures,
+        JSON.value,
+        bars=bars(speed, full),
+        rooflines=[harness.roofline(name, seconds[name], work) for name in whole],
+    )
 
 
 if __name__ == "__main__":
