@@ -75,8 +75,9 @@ def exact(done: Spec, wanted: Spec) -> bool:
     """
     if obstacle(done) or obstacle(wanted):
         return False
-    there = done.replace(profile=wanted.profile, profile_args=wanted.profile_args)
-    return there.to_json() == wanted.to_json() and _fate(done) == _fate(wanted)
+    one, other = done.to_json(), wanted.to_json()
+    same = all(one[name] == other[name] for name in one if name not in ("profile", "profile_args"))
+    return same and _fate(done) == _fate(wanted)
 
 
 def _fate(spec: Spec) -> list[list[float]]:
