@@ -113,12 +113,14 @@ def plot_tiers(
     varied = [_varied(arm) for arm in arms]
     chosen = sorted(np.argsort(varied)[::-1][:_HISTOGRAMS])
     shown = [arms[i] for i in chosen if varied[i] > 0]
-    high, low = 2.5 * -(-len(shown) // _ABREAST), 1.6 + _LINE * max(len(arms), 6)
+    abreast = min(len(shown), _ABREAST)
+    deep = -(-len(shown) // _ABREAST)
+    high, low = 2.5 * deep, 1.6 + _LINE * max(len(arms), 6)
     figure = _figure(14, high + low + 0.6)
     if shown:
         above, below = figure.subfigures(2, 1, height_ratios=[high, low])
         for i, arm in enumerate(shown):
-            _histogram(above.add_subplot(-(-len(shown) // _ABREAST), _ABREAST, i + 1), arm, tier)
+            _histogram(above.add_subplot(deep, abreast, i + 1), arm, tier)
     else:
         below = figure
     panels = below.subplots(1, 3, sharey=True)
@@ -141,7 +143,7 @@ def _dots(panels: Any, names: Sequence[str], by_tier: Sequence[Mapping[str, Any]
         # Tiers a little above and below the line, so that all are seen where they are equal.
         at = np.arange(len(names)) + 0.5 * (place + 0.5) / len(kinds) - 0.25
         colour = _tier_colour(t)
-        label = f"tier {t}, {share:.0%} of clients" + " (slowest)" * (t == kinds[0])
+        label = f"tier {t}, {share:.0%} of clients"
         dot = {"color": colour, "s": 20, "label": label}
         handles.append(actions.scatter([row["n_actions"] for row in rows], at, **dot))
         quality.scatter([row["difference"] for row in rows], at, **dot)
@@ -153,12 +155,14 @@ def _dots(panels: Any, names: Sequence[str], by_tier: Sequence[Mapping[str, Any]
         axes.grid(axis="x", alpha=0.3)
     part.axvline(1, color="0.5", lw=0.8, ls="--")
     quality.axvline(0, color="0.5", lw=0.8, ls="--")
+    # From nothing, so that sampling's noise looks like what it is.
+    part.set_xlim(0, max(1.25, 1.05 * part.get_xlim()[1]))
     actions.set(xlabel="mean K", title="Actions")
     part.set(
-        xlabel="share of all who are, over share of clients",
-        title="Part taken: drawn (rings), counted (dots)",
+        xlabel="share of cohorts over share of clients",
+        title="Drawn (rings) and counted (dots)",
     )
-    quality.set(xlabel="HR@10 less that of the same clients under dense", title="Quality")
+    quality.set(xlabel="HR@10, difference to dense", title="Quality")
     return handles
 
 
@@ -223,7 +227,7 @@ def _histogram(axes: Any, arm: timing.Timed, tier: np.ndarray) -> None:
         np.concatenate([c["n_actions"][tier[c["client"]] == t] for c in arm.clients]) for t in kinds
     ]
     top = max((int(c.max()) for c in columns if c.size), default=1)
-    colours = [_tier_colour(t) for t in kinds]
+    colours = [_tier_colour(int(t)) for t in kinds]
     axes.hist(columns, bins=np.arange(top + 2) - 0.5, density=True, color=colours)
     axes.set(xlabel="K", ylabel="share of payloads")
     axes.set_title(_wrapped(shortened(arm.name)), fontsize=8)
