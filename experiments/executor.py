@@ -1,5 +1,6 @@
 """Runs an arm's Specs side by side, one arm after another, and remembers those that are done."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,15 @@ from experiments import flags
 from fedras_jax import results
 from fedras_jax.errors import DivergedError
 from fedras_jax.options import Options
+from fedras_jax.programs import Kept
 from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
 
 T = TypeVar("T")
 Outcome = tuple[dict[str, Any], np.ndarray]
+
+# Runs at once: what 1, 2, 3, 4, 6 and 12 devices share evenly, and few enough to be lost together.
+AT_ONCE = 12
 
 
 class Executor:
@@ -38,16 +43,32 @@ class Executor:
         """Summary and final ranks of Specs that differ in numbers alone, by folder."""
         done: dict[Path, Outcome | DivergedError] = {}
         for folder, spec in specs.items():
-            stored = results.read_finished(folder, spec)
-            logged = not self._log_clients or (folder / "clients.parquet").exists()
-            if stored is not None and logged:
+            stored = self.stored(folder, spec)
+            if stored is not None:
                 done[folder] = stored
-        left = {folder: spec for folder, spec in specs.items() if folder not in done}
-        if left:
-            done |= self._run(left)
+        left = [(folder, spec) for folder, spec in specs.items() if folder not in done]
+        kept = Kept()
+        for i in range(0, len(left), AT_ONCE):
+            done |= self._run(dict(left[i : i + AT_ONCE]), kept)
         return done
 
-    def _run(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
+    def stored(self, folder: Path, spec: Spec) -> Outcome | DivergedError | None:
+        """What a folder holds of a run, None where it has not ended.
+
+        Raises:
+          ResultsError: it cannot be read.
+        """
+        finished = results.read_finished(folder, spec)
+        if finished is not None:
+            logged = not self._log_clients or (folder / "clients.parquet").exists()
+            return finished if logged else None
+        diverged = results.read_diverged(folder)
+        if diverged is None or diverged.round > spec.rounds:
+            return None
+        own = Spec.from_json(json.loads((folder / "spec.json").read_text()))
+        return DivergedError(diverged.message) if own.digest() == spec.digest() else None
+
+    def _run(self, specs: Mapping[Path, Spec], kept: Kept) -> dict[Path, Outcome | DivergedError]:
         # Not resumable within an arm: an arm takes minutes, and what is done is not run again.
         options = Options(
             **flags.options_from_flags(
@@ -58,7 +79,7 @@ class Executor:
             )
         )
         self.ran += len(specs)
-        found = run_group(list(specs.values()), workdirs=list(specs), options=options)
+        found = run_group(list(specs.values()), workdirs=list(specs), options=options, kept=kept)
         jax.clear_caches()  # in memory: a grid has too many programs to keep
         return {
             folder: one if isinstance(one, DivergedError) else (one.summary, one.ranks)

@@ -6,11 +6,15 @@
 A scenario is PROFILE or PROFILE:NAME=VALUE,...; an arm is as in `experiments.pareto`, and
 `spec.budget`, `spec.downlink`, `spec.snapshot_bits` and `spec.arrival` say what it does. The arm
 `dense`, dense both ways, is the baseline of every scenario. Runs that `--workdir` already holds are
-loaded. Prints and writes, for each scenario, time-to-target, a breakdown of the clock, who took
-part by tier, and a plot.
+loaded. Where training does not depend on how fast devices and networks are, an arm is run in one
+scenario, and re-timed for those others in which the same clients are there and fail
+(`fedras_jax/retiming.py`). Prints and writes, for each scenario, time-to-target, a breakdown of the
+clock, who took part by tier, and two plots. `--norun` shows what is there of the arms that it is
+asked for.
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +22,8 @@ from absl import app
 from absl import flags as absl_flags
 
 from experiments import arms, flags, grids
-from experiments.executor import Executor, all_of
-from fedras_jax import metrics, report, results, timing, timing_plot
+from experiments.executor import Executor
+from fedras_jax import metrics, report, results, retiming, timing, timing_plot
 from fedras_jax.errors import DivergedError, SpecError
 from fedras_jax.spec import Spec
 
@@ -32,8 +36,14 @@ SCENARIO = absl_flags.DEFINE_multi_string(
 TARGET = absl_flags.DEFINE_float(
     "target", timing.TARGET, "Target, as a share of the final NDCG@10 of the baseline."
 )
+RUN = absl_flags.DEFINE_bool(
+    "run", True, "Run what is not there; --norun shows what --workdir holds, and what it lacks."
+)
 
 BASELINE = "dense"
+
+# Folders of runs, and what is to be in them.
+Places = dict[Path, Spec]
 
 
 def main(argv: list[str]) -> None:
@@ -50,23 +60,25 @@ def main(argv: list[str]) -> None:
             raise SpecError("--workdir is needed: a grid is too long to be lost")
         workdir = Path(flags.WORKDIR.value)
         execute = Executor(workdir / "programs", log_clients=True)
-        started, left = time.monotonic(), len(scenarios) * len(names)
-        for scenario, arms_of in specs.items():
-            folder = workdir / report.folder_name(scenario)
-            finished, diverged = [], []
-            for arm, spec in arms_of.items():
-                left -= 1
-                before = execute.ran
-                try:
-                    finished.append(_timed(arm, spec, seeds, folder, execute))
-                except DivergedError:
-                    if arm == BASELINE:
-                        raise
-                    diverged.append(arm)
-                if flags.PROGRESS.value and execute.ran > before:
-                    spent = (time.monotonic() - started) / 60
-                    print(f"{scenario} {arm}: {spent:.0f} min, {left} arms to go", flush=True)
-            _report(scenario, scenarios[scenario], finished, diverged, folder)
+        places = {
+            (scenario, arm): {
+                workdir
+                / report.folder_name(scenario)
+                / report.folder_name(arm)
+                / f"seed{seed}": spec.replace(seed=seed)
+                for seed in seeds
+            }
+            for scenario, arms_of in specs.items()
+            for arm, spec in arms_of.items()
+        }
+        of_arms = {
+            arm: {f: s for scenario in scenarios for f, s in places[scenario, arm].items()}
+            for arm in names
+        }
+        lost = _fill_all(of_arms, execute)
+        for scenario, spec in scenarios.items():
+            mine = {arm: places[scenario, arm] for arm in names}
+            _show(scenario, spec, mine, lost, workdir / report.folder_name(scenario), execute)
 
 
 def _scenario(base: Spec, text: str) -> Spec:
@@ -81,27 +93,129 @@ def _scenario(base: Spec, text: str) -> Spec:
     )
 
 
-def _timed(arm: str, spec: Spec, seeds: list[int], folder: Path, execute: Executor) -> timing.Timed:
-    """An arm in a scenario, run or loaded."""
-    rounds, clients, finals = [], [], []
-    places = {
-        folder / report.folder_name(arm) / f"seed{seed}": spec.replace(seed=seed) for seed in seeds
-    }
-    all_of(execute(places))
+def _fill_all(of_arms: Mapping[str, Places], execute: Executor) -> set[Path]:
+    """All arms' runs in their folders, as far as they may be run; returns those that diverge.
+
+    Raises:
+      DivergedError: the baseline does.
+    """
+    lost: set[Path] = set()
+    plans = {}
+    n_there = 0
+    for arm, places in of_arms.items():
+        stored = {folder: execute.stored(folder, spec) for folder, spec in places.items()}
+        lost |= {folder for folder, found in stored.items() if isinstance(found, DivergedError)}
+        absent = {f: s for f, s in places.items() if stored[f] is None}
+        plans[arm] = _split(_retimed(absent))
+        n_there += len(places) - sum(map(len, plans[arm]))
+    to_run, others = (sum(len(plan[i]) for plan in plans.values()) for i in range(2))
+    print(
+        f"{n_there} of {n_there + to_run + others} runs are there; {to_run} have to be run, and "
+        f"{others} are re-timed from them",
+        flush=True,
+    )
+    started = time.monotonic()
+    for arm, (first, rest) in plans.items() if RUN.value else ():
+        before = execute.ran
+        lost |= _fill(first, rest, execute)
+        if flags.PROGRESS.value and execute.ran > before:
+            spent = (time.monotonic() - started) / 60
+            left = spent / execute.ran * (to_run - execute.ran)
+            print(f"{arm}: {spent:.0f} min, some {left:.0f} left", flush=True)
+        if arm == BASELINE and lost & set(of_arms[arm]):
+            raise DivergedError(f"{BASELINE} diverges, and all others are compared with it")
+    return lost
+
+
+def _fill(first: Places, rest: Places, execute: Executor) -> set[Path]:
+    """An arm's runs, and those that they tell; returns those that diverge."""
+    found = execute(first)
+    lost = {folder for folder, one in found.items() if isinstance(one, DivergedError)}
+    # What trains like a run that diverges diverges too.
+    spoilt = [first[folder] for folder in lost]
+    lost |= {f for f, s in rest.items() if any(retiming.exact(t, s) for t in spoilt)}
+    left = _retimed({f: s for f, s in rest.items() if f not in lost})
+    found = execute(left)  # where the tables of a run do not explain its seconds
+    return lost | {folder for folder, one in found.items() if isinstance(one, DivergedError)}
+
+
+def _split(places: Places) -> tuple[Places, Places]:
+    """Runs that none of the others tells, and those that one of these does."""
+    first: Places = {}
+    others: Places = {}
+    for folder, spec in places.items():
+        told = any(retiming.exact(other, spec) for other in first.values())
+        (others if told else first)[folder] = spec
+    return first, others
+
+
+def _retimed(places: Places) -> Places:
+    """Re-times what a run on disk tells; returns the others."""
+    left: Places = {}
+    for folder, spec in places.items():
+        run = retiming.source(spec, _siblings(folder))
+        if run is None:
+            left[folder] = spec
+        else:
+            retiming.write(run, spec, folder)
+    return left
+
+
+def _siblings(folder: Path) -> list[Path]:
+    """The same arm and seed in all scenarios that the results folder holds."""
+    scenario, arm, seed = folder.parts[-3:]
+    root = folder.parents[2]
+    return sorted(root.glob(f"*/{arm}/{seed}"), key=lambda path: path.parts[-3] != scenario)
+
+
+def _timed(arm: str, places: Places) -> timing.Timed:
+    """An arm in a scenario, loaded."""
+    rounds, clients, finals, retimed = [], [], [], 0
     for here in places:
         finals.append(results.read_columns(here / "ranks.parquet"))
         rounds.append(results.read_columns(here / "rounds.parquet"))
         clients.append(results.read_columns(here / "clients.parquet"))
+        retimed += "retimed" in results.read_summary(here)
     ranks, drawn, counted = (
         np.stack([f[name] for f in finals]) for name in ("rank", "drawn", "counted")
     )
-    return timing.Timed(arm, rounds, clients, ranks, drawn, counted)
+    spec = next(iter(places.values()))
+    return timing.Timed(arm, spec, rounds, clients, ranks, drawn, counted, retimed)
 
 
-def _report(
-    scenario: str, spec: Spec, finished: list[timing.Timed], diverged: list[str], folder: Path
+def _show(
+    scenario: str,
+    spec: Spec,
+    places: Mapping[str, Places],
+    lost: set[Path],
+    folder: Path,
+    execute: Executor,
 ) -> None:
-    """Tables and the plot of a scenario, on the screen and in its folder."""
+    """Tables and plots of a scenario, on the screen and in its folder."""
+    diverged = [arm for arm, here in places.items() if lost & set(here)]
+    lacking = [
+        arm
+        for arm, here in places.items()
+        if arm not in diverged and any(execute.stored(f, s) is None for f, s in here.items())
+    ]
+    if BASELINE in lacking:
+        print(f"\n{scenario}: {BASELINE} is not there yet, so there is nothing to compare with")
+        return
+    finished = [
+        _timed(arm, here) for arm, here in places.items() if arm not in (*diverged, *lacking)
+    ]
+    _report(scenario, spec, finished, folder)
+    for arm in diverged:
+        print(f"{arm} diverged, and is left out")
+    for arm in lacking:
+        print(f"{arm} is not there yet for all seeds, and is left out")
+    print(
+        f"\nresults: {folder}/timing.csv, tiers.csv, timing.png, tiers.png and a folder a run",
+        flush=True,
+    )
+
+
+def _report(scenario: str, spec: Spec, finished: Sequence[timing.Timed], folder: Path) -> None:
     from fedras_jax.assembly import profile_of
 
     rows = timing.table(finished, BASELINE, target=TARGET.value)
@@ -114,23 +228,27 @@ def _report(
     print(
         f"\n{scenario}: {spec.rounds} rounds of {spec.cohort_size}, {len(finished[0].ranks)} seeds;"
     )
-    print(f"target NDCG@10 {goal:.4f}. Shares: what the client did that the server waited for.\n")
+    print(f"target NDCG@10 {goal:.4f}. A clock is run, or re-timed from a run of the same training")
+    print("on other devices.\n")
     print(report.render(rows, timing.COLUMNS))
+    print(
+        "\nWhat the client did that the server waited for, and how many times as fast rounds were"
+    )
+    print("at most if uploads, or downloads, took no time:\n")
+    print(report.render(rows, timing.CLOCK_COLUMNS))
+    print()
+    for line in timing.verdict(rows):
+        print(line)
     print()
     print(report.render(by_tier, timing.TIER_COLUMNS))
-    for arm in diverged:
-        print(f"\n{arm} diverged, and is left out")
+    print()
     report.write_csv(folder / "timing.csv", rows)
     report.write_csv(folder / "tiers.csv", by_tier)
-    timing_plot.plot(
-        folder / "timing.png",
-        finished,
-        by_tier,
-        np.asarray(tier),
-        goal=goal,
-        title=f"{spec.dataset} on {scenario}, D={spec.dim}, {spec.rounds} rounds",
+    title = f"{spec.dataset} on {scenario}, D={spec.dim}, {spec.rounds} rounds"
+    timing_plot.plot(folder / "timing.png", finished, rows, goal=goal, title=title)
+    timing_plot.plot_tiers(
+        folder / "tiers.png", finished, by_tier, np.asarray(tier), title=f"{title}, by tier"
     )
-    print(f"\nresults: {folder}/timing.csv, tiers.csv, timing.png and a folder a run", flush=True)
 
 
 if __name__ == "__main__":

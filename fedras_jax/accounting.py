@@ -53,7 +53,7 @@ class Account:
         info = jax.tree.map(np.asarray, info)
         algorithm = self._algorithm
         up = bits.payload_bits(algorithm.fields, np.asarray(info.counts_up)) / 8
-        up = _sent(up, np.asarray(info.outcome.share_up))
+        whole, up = up, sent(up, np.asarray(info.outcome.share_up))
         lossless = bits.row_bytes(algorithm.sizes, np.asarray(info.n_examples), algorithm.n_shared)
         rows, clients = [], []
         for r in range(len(info.loss)):
@@ -61,7 +61,7 @@ class Account:
             here = info.mask[r]
             ran = here & (info.n_examples[r] > 0)
             down = self._ledger.fetch(np.asarray(info.synced[r])) / 8
-            down = _sent(down, np.asarray(info.outcome.share_down[r]))
+            down = sent(down, np.asarray(info.outcome.share_down[r]))
             published = self._ledger.publish(np.asarray(info.counts_down[r])) / 8
             arrived = info.arrived.weight[r] > 0
             self._clock += float(info.seconds[r])
@@ -98,8 +98,10 @@ class Account:
                     "client": info.client[r][here],
                     "finished": info.outcome.finished[r][here],
                     "weight": info.weight[r][here],
+                    "examples": info.n_examples[r][here],
                     "n_actions": info.n_actions[r][here],
                     "distortion": info.distortion[r][here],
+                    "payload_bytes": np.where(ran, whole[r], 0)[here],
                     "up_bytes": np.where(ran, up[r], 0)[here],
                     "down_bytes": down[here],
                     "seconds": info.outcome.seconds[r][here],
@@ -108,20 +110,28 @@ class Account:
         return rows, {k: np.concatenate([c[k] for c in clients]) for k in clients[0]}
 
 
-def _sent(size: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Bytes of a message of which a share was sent."""
+def sent(size: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Bytes of messages of which shares were sent, in whole bytes."""
     return np.minimum(np.ceil(size * share), size)
 
 
 def payload(algorithm: Algorithm, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Bytes per client per round, headers included, against the dense float32 table."""
-    clients = max(sum(row["clients"] for row in rows), 1)
+    """Bytes per client per round, headers included, against the dense float32 table.
+
+    And what a client fetches at most: the public table whole, and the model's shared parameters.
+    """
     dense = bits.dense_bits(algorithm.sizes, algorithm.n_shared) / 8
+    whole = {"table_bytes": algorithm.snapshot_bits / 8, "shared_bytes": 4.0 * algorithm.n_shared}
+    return {"dense_bytes": dense, **whole, **traffic(dense, rows)}
+
+
+def traffic(dense: float, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean bytes per client per round, against so many of the dense float32 table."""
+    clients = max(sum(row["clients"] for row in rows), 1)
     up, down, lossless = (
         sum(row[name] for row in rows) / clients for name in ("up_bytes", "down_bytes", "row_bytes")
     )
     return {
-        "dense_bytes": dense,
         "row_bytes_mean": lossless,
         "up_bytes_mean": up,
         "down_bytes_mean": down,

@@ -171,8 +171,10 @@ def test_a_table_of_clients():
         "client": [7, 2, 5, 9, 7, 2, 9, 5],
         "finished": [1, 0, 0, 1, 1, 1, 1, 0],
         "weight": [1, 0, 0, 0, 0.5, 1, 0, 0],
+        "examples": [10, 4, 60, 0, 10, 4, 8, 60],
         "n_actions": [4, 2, 6, 0, 1, 2, 3, 2],
         "distortion": [0.5, 0.125, 0.125, 0, 0.5, 0.5, 0.5, 0.5],
+        "payload_bytes": [66.125, 48.625, 65.125, 0, 66.125, 48.625, 81, 65.125],
         "up_bytes": [66.125, 0, 17, 0, 66.125, 48.625, 81, 0],
         "down_bytes": [69.5, 35, 69.5, 69.5, 82, 137, 0, 0],
         "seconds": [9.5, 1.5, 8, 0, 4, 6, 5, 0],
@@ -227,6 +229,8 @@ def test_payload():
     up, down, lossless = (sum(column(name)) / 8 for name in ("up_bytes", "down_bytes", "row_bytes"))
     assert found == {
         "dense_bytes": dense,
+        "table_bytes": 125,
+        "shared_bytes": 12,
         "row_bytes_mean": lossless,
         "up_bytes_mean": up,
         "down_bytes_mean": down,

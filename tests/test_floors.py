@@ -50,6 +50,7 @@ FLOORS = [
         "stats",
         "pareto",
         "timing",
+        "retiming",
         "timing_plot",
         "pareto_plot",
     },
