@@ -67,7 +67,8 @@ def main(argv: list[str]) -> None:
     busy = os.getloadavg()[0] > machine.cores() / 2
     if busy:
         print(f"other work is running here (load {os.getloadavg()[0]:.1f}): these are no figures")
-    sys.exit(suite.run(commands, Path(OUTDIR.value), busy=busy))
+    whole = not (ONLY.value or MORE.value)
+    sys.exit(suite.run(commands, Path(OUTDIR.value), busy=busy, whole=whole))
 
 
 if __name__ == "__main__":
