@@ -109,10 +109,11 @@ def real_payloads(codec: Codec, seed: int) -> list[bytes]:
         return codec.encode(ctx, ctx.key, delta, prepared, k, codec.init(SIZES))[0]
 
     raws = []
-    for n in (0, 1, 5, 30, WIDTH):
-        mask = np.arange(WIDTH) < n
-        item = np.where(mask, random.permutation(SIZES.items)[:WIDTH], SIZES.items)
-        row = random.normal(size=(WIDTH, SIZES.dim)) * mask[:, None]
+    for n in (0, 1, 5, 30, WIDTH, SIZES.items):
+        width = max(n, WIDTH)
+        mask = np.arange(width) < n
+        item = np.where(mask, random.permutation(SIZES.items)[:width], SIZES.items)
+        row = random.normal(size=(width, SIZES.dim)) * mask[:, None]
         delta = ItemDelta(
             jnp.asarray(item, jnp.int32), jnp.asarray(row, jnp.float32), jnp.asarray(mask)
         )

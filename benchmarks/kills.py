@@ -41,7 +41,7 @@ RUN = (
     *("--codec=directional", "--codec_arg=k=8", "--feedback_rows=8"),
     *("--profile=mobile", "--profile_arg=failure=0.1"),
     *("--arrival=buffered", "--arrival_arg=in_flight=24"),
-    *("--downlink=directional", "--downlink_arg=k=8", "--downlink_momentum=0.5"),
+    *("--downlink=directional", "--downlink_arg=k=8", "--downlink_trend=0.1"),
     *("--server_optimizer=adam", "--server_lr=0.01", "--devices=1", "--noprogress"),
 )
 DENSE = (

@@ -1,6 +1,5 @@
 """Runs an arm's Specs side by side, one arm after another, and remembers those that are done."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +64,7 @@ class Executor:
         diverged = results.read_diverged(folder)
         if diverged is None or diverged.round > spec.rounds:
             return None
-        own = Spec.from_json(json.loads((folder / "spec.json").read_text()))
+        own = Spec.from_json(results.read_json(folder / "spec.json"))
         return DivergedError(diverged.message) if own.digest() == spec.digest() else None
 
     def _run(self, specs: Mapping[Path, Spec], kept: Kept) -> dict[Path, Outcome | DivergedError]:

@@ -1,7 +1,8 @@
 """Sets, labels and levels as bits, and back, on the host: what `wire` writes fields with.
 
 Bits are uint8 arrays of zeros and ones. Readers refuse what writers never write, so that a
-payload has one form; nothing is allocated beyond what the bits account for.
+payload has one form; nothing is allocated beyond what the bits account for and what the sizes fix
+that the reader is asked for.
 """
 
 from collections.abc import Sequence
@@ -189,7 +190,7 @@ def _counts(stream: Reader, n: int, k: int) -> np.ndarray:
     flat = stream.take(k * width)
     often = uints(flat, width) if width else np.zeros(k, np.uint32)
     if often.sum(dtype=np.int64) != n:
-        raise WireError(f"frequencies of {often.sum(dtype=np.int64)} labels for {n} rows")
+        raise WireError(f"frequencies of {often.sum(dtype=np.int64)} symbols for {n} rows")
     return often
 
 
@@ -198,7 +199,7 @@ def _coder() -> Any:
         import constriction
     except ImportError as e:
         raise WireError(
-            "entropy-coded labels are written with constriction: pip install 'fedras_jax[wire]'"
+            "entropy-coded fields are written with constriction: pip install 'fedras_jax[wire]'"
         ) from e
     return constriction.stream
 
@@ -234,11 +235,14 @@ def _decode(stream: Reader, n: int, counts: Sequence[np.ndarray], reserve: int) 
             columns.append(np.full(n, np.argmax(often)))
             continue
         occurs, model = _model(often)
-        columns.append(occurs[decoder.decode(model, n)])
+        try:
+            columns.append(occurs[decoder.decode(model, n)])
+        except AssertionError as e:  # how constriction says that no encoder writes such words
+            raise WireError("the coded words hold no such symbols") from e
         if not np.array_equal(np.bincount(columns[-1], minlength=often.size), often):
-            raise WireError("labels do not have the frequencies that the payload says")
+            raise WireError("symbols do not have the frequencies that the payload says")
     if not np.array_equal(_code(columns, counts), uint_bits(words, 32)):
-        raise WireError("the coded labels are not what an encoder writes, or more follows them")
+        raise WireError("the coded words are not what an encoder writes, or more follows them")
     return columns
 
 

@@ -12,11 +12,12 @@ is free: it grows from the run's seed, on every client.
 
 Where many clients take part the server's table moves steadily, so clients may go on by themselves
 with the movement that they have seen, and the server sends only the difference from there
-(`trend`). That movement is learnt from what is sent: a share `trend` of every change is added to
-it. A codec that keeps a part q of what it is given lags behind a steady movement by (1 - q) / q of
-a round's change without it, and with it not at all after some 1 / q + 1 / (q trend) rounds. A trend
-well above q / 4 overshoots, the more so with codecs that send much at once of what has gathered
-for long.
+(`trend`). That movement is learnt from what is sent: a share `trend` of it is added each time. A
+codec that keeps a part q of what it is given lags behind a steady movement by (1 - q) / q of a
+round's change without it; with it the lag shrinks by a factor of e in some 1 / trend or 2 / q
+rounds, whichever is more. A trend above q / 4 or so swings about the movement before it settles,
+and one far above it does not settle with codecs that send much at once of what has gathered for
+long.
 
 Sources: Seide et al., 1-bit stochastic gradient descent, Interspeech 2014, for error feedback; Tang
 et al., DoubleSqueeze, ICML 2019, for feedback on the server's side; Cutler, US patent
@@ -71,9 +72,9 @@ def publisher(
         by row; None: float32.
       sizes: M and D.
       seed: the run's, for the codec's keys.
-      trend: share of every change that clients add to what they change by themselves in each round
-        from then on; static. A snapshot is then of two tables, because that is part of what
-        clients hold.
+      trend: share of what the server sends that clients add to what they change by themselves in
+        each round from then on; static. A snapshot is then of two tables, the second in float32,
+        because that is part of what clients hold.
 
     Raises:
       SpecError: a trend out of range, or one without a codec.
@@ -105,7 +106,7 @@ def publisher(
         row = sum(field.bits for field in snapshot.fields(sizes) if field.per == "row")
         snapshot_bits = bits.HEADER_BITS + sizes.items * row
     if trend:
-        snapshot_bits *= 2
+        snapshot_bits += bits.dense_bits(sizes)
 
     if downlink is None:
         fields: tuple[Field, ...] = (Field("table", snapshot_bits - bits.HEADER_BITS),)

@@ -97,7 +97,7 @@ def source(spec: Spec, folders: Iterable[Path]) -> Run | None:
             run = _read(folder, spec)
             if run is not None and _reproduced(run):
                 return run
-        except (FedrasError, KeyError, TypeError):
+        except (FedrasError, KeyError, TypeError, ValueError, IndexError):
             continue
     return None
 

@@ -126,8 +126,8 @@ def federated(
         and is sent later (error feedback).
       snapshot: codec whose form the public table has, so that clients can fetch it whole in that
         form, `codecs.grid`; None: float32. Rounding to it is part of the feedback as well.
-      downlink_trend: share of every change of the public table that clients add to what they
-        change by themselves in each round from then on; 0 for none.
+      downlink_trend: share of what the server sends that clients add to what they change by
+        themselves in each round from then on; 0 for none.
       n_widths: how many widths clients are padded to; each is compiled once.
       chunk: clients run at once on a device; by platform when None.
       mesh: devices to share a cohort, from `cohort.client_mesh`; one device when None.

@@ -62,8 +62,8 @@ class Spec:
       flight_gib: memory that payloads in flight may take.
       downlink, downlink_args: the server's payload; 'dense' sends the whole public table.
       snapshot_bits: 32, or 4 to 8, bits an entry of the public table, as clients fetch it whole.
-      downlink_trend: share of each change of the public table that clients go on with by
-        themselves, in every round from then on.
+      downlink_trend: share of what the server sends that clients go on with by themselves, in every
+        round from then on.
       reducer: how payloads become one change of the table.
       server_optimizer, server_lr: the server's step, fed the negated mean change.
       seed: addresses all randomness of training; the split and its candidates have `data_seed`,

@@ -134,8 +134,9 @@ def table(
     Means over seeds. The target is a share of the baseline's final quality, mean of its seeds. An
     arm that some seed of which does not reach it has no time. `free_upload` says how many times as
     fast rounds were at most if uploads took no time, `free_download` likewise: another client may
-    then be the slowest, but none would be done before the rest of what this one did. Where the
-    server does not wait for everyone, that is not known.
+    then be the slowest, but none would be done before the rest of what this one did (unless it
+    failed, and would have failed sooner). Where the server does not wait for everyone, that is not
+    known.
 
     Args:
       arms: of the same seeds and clients.

@@ -89,8 +89,10 @@ def canonical(codec: Codec, sizes: Sizes, payload: Payload) -> dict[str, np.ndar
             and not 0 <= leaf.min() <= leaf.max() < k
         ):
             raise WireError(f"labels {leaf.min()} to {leaf.max()}, but only {k} actions")
-        if field.dtype == "levels" and leaf.size and np.abs(leaf).max() > bits.REACH:
-            raise WireError(f"a level of {np.abs(leaf).max()}, but they reach {bits.REACH} at most")
+        if field.dtype == "levels" and leaf.size:
+            most = np.abs(leaf.astype(np.int32)).max()
+            if most > bits.REACH:
+                raise WireError(f"a level of {most}, but they reach {bits.REACH} at most")
         if _own_actions(field, item.size, k) and not np.array_equal(leaf, np.arange(k)):
             raise WireError("every row has an action of its own, but not in the order of items")
         if field.dtype in bits.FLOAT_BITS and not np.isfinite(leaf.astype(np.float32)).all():

@@ -81,7 +81,6 @@ def left(figure):
 def test_all_benchmarks_together_leave_their_figures_and_an_exit_code(
     figure, code, tmp_path, capsys
 ):
-    (tmp_path / "broken.json").write_text("{}")  # of an earlier run
     calls = {"round": leaving(left(figure))}
     assert suite.run(calls, tmp_path) == code
     counted = {0: "bars: 2 met, 0 missed, 0 not measured", 1: "bars: 1 met, 1 missed, 0 not"}

@@ -130,8 +130,9 @@ def test_a_trend_catches_up_with_a_steady_movement():
 
 
 def test_with_a_trend_a_snapshot_is_of_two_tables():
-    one, two = (publish.publisher(rows(), grid(8), SIZES, 0, m).snapshot_bits for m in (0, 0.5))
-    assert two == 2 * one
+    one, two = (publish.publisher(rows(), grid(8), SIZES, 0, t).snapshot_bits for t in (0, 0.1))
+    # What clients add by themselves is not of the snapshot's form.
+    assert two == one + 160 + 32 * SIZES.items * SIZES.dim
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,6 @@ def test_counts_are_those_of_the_payload():
     for _, _, counts in history[1:]:
         of = dict(zip(names, np.asarray(counts), strict=True))
         assert (of["direction"], of["level"]) == (1, 8)
-        assert 0 <= of["item"] <= SIZES.items  # nothing where every row moves
+        assert of["item"] <= SIZES.items
     total = bits.payload_bits(publisher.fields, np.stack([c for _, _, c in history[1:]]))
     assert np.all(total < 160 + 16 * 8 + 16 * 8 + 90 + 3 * 90 + 1)

@@ -4,8 +4,8 @@ The delta's rows are turned into their own main directions (the Karhunen-Loeve t
 few coordinates hold most of what moved. All coordinates go to multiples of one step: among
 directions of such unequal strength that is how bits are best spent, for a direction weaker than
 the step falls to zeros, which cost nearly nothing, and each further bit halves the error of every
-direction alike. Levels are entropy-coded direction by direction. The step is the finest whose
-levels fit the bits that are granted.
+direction alike. Levels are entropy-coded direction by direction. The step is nearly the
+finest whose levels fit the bits that are granted.
 
 Rounding is to the lower level where a number is less than two thirds of a step above it: so many
 more zeros save more bits than they cost in error. (With exponentially distributed coordinates any
@@ -104,7 +104,7 @@ def main_axes(row: Float[Array, "n d"], mask: Bool[Array, " n"], rank: int) -> F
 def finest_step(
     coords: Float[Array, "n r"], mask: Bool[Array, " n"], granted: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """The finest step with which levels neither pass REACH nor take more bits than granted."""
+    """Nearly the finest step whose levels neither pass REACH nor take more bits than granted."""
     top = jnp.max(jnp.abs(coords) * mask[:, None])
     finest, coarsest = top / (sizes_in_bits.REACH + BORDER), top / BORDER * 1.01
 

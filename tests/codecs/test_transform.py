@@ -103,7 +103,7 @@ def test_levels_that_are_not_what_a_writer_writes_are_refused():
     for at, value, message in [
         (slice(0, 12), [1, 0, 0, 0, 0, 1, 0, 1, 1, 1, 1, 0], "levels from 2 to -1"),
         (slice(6, 12), [1, 1, 1, 1, 1, 1], "levels from -1 to 32"),
-        (slice(12, 15), [0, 1, 1], "frequencies of 6 labels for 4 rows"),
+        (slice(12, 15), [0, 1, 1], "frequencies of 6 symbols for 4 rows"),
         (slice(12, 18), [0, 0, 0, 0, 1, 0], "the least or the greatest level does not occur"),
     ]:
         wrong = flat.copy()
@@ -112,15 +112,22 @@ def test_levels_that_are_not_what_a_writer_writes_are_refused():
             read(wrong)
     with pytest.raises(WireError, match="truncated"):
         read(flat[:16])
+    level = np.random.default_rng(0).integers(-1, 2, (20, 2)).astype(np.int8)
+    flat = coding.write_levels(level, bits.REACH)
+    tables = 2 * (2 * 6 + 3 * 5)
+    flat[tables:] = 1
+    with pytest.raises(WireError, match="the coded words hold no such symbols"):
+        coding.read_levels(coding.Reader(np.packbits(flat)), 20, 2, bits.REACH, 0)
 
 
 def test_what_cannot_be_written_is_refused():
     codec = transform(2)
     _, payload, _ = coded(codec, deltas())
     data = {name: leaf[0] for name, leaf in payload.data.items()}
-    broken = Payload(data | {"level": np.full_like(data["level"], 32)}, payload.counts[0])
-    with pytest.raises(WireError, match="a level of 32, but they reach 31 at most"):
-        wire.pack(codec, SIZES, broken)
+    for level in (32, -128):
+        broken = Payload(data | {"level": np.full_like(data["level"], level)}, payload.counts[0])
+        with pytest.raises(WireError, match=f"a level of {abs(level)}, but they reach 31 at most"):
+            wire.pack(codec, SIZES, broken)
 
 
 @pytest.mark.parametrize(
