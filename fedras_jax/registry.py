@@ -103,6 +103,7 @@ BUDGETS: Factories = {
 SAMPLERS: Factories = {
     "fixed_size": samplers.fixed_size,
     "poisson": samplers.poisson,
+    "rotation": samplers.rotation,
 }
 TRANSFORMS: Factories = {
     "clip_norm": transforms.clip_norm,

@@ -68,6 +68,10 @@ from fedras_jax.types import (
     Update,
 )
 
+# Clients whose histories' heavy tail is worth more compiled widths: lognormal lengths (sigma 1) are
+# padded to 1.6 times their sum by six widths, and to 2.2 times by four.
+MANY = 100_000
+
 
 def federated(
     *,
@@ -91,7 +95,7 @@ def federated(
     downlink: Codec | None = None,
     snapshot: Codec | None = None,
     downlink_trend: float = 0.0,
-    n_widths: int = 4,
+    n_widths: int | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Algorithm:
@@ -128,7 +132,8 @@ def federated(
         form, `codecs.grid`; None: float32. Rounding to it is part of the feedback as well.
       downlink_trend: share of what the server sends that clients add to what they change by
         themselves in each round from then on; 0 for none.
-      n_widths: how many widths clients are padded to; each is compiled once.
+      n_widths: how many widths clients are padded to; each is compiled once. None: 4, and 6 from
+        `MANY` clients on.
       chunk: clients run at once on a device; by platform when None.
       mesh: devices to share a cohort, from `cohort.client_mesh`; one device when None.
 
@@ -151,10 +156,11 @@ def federated(
     fields = codec.fields(sizes)  # refuses settings that do not fit M and D
     publishing = publish.publisher(downlink, snapshot, sizes, seed, downlink_trend)
     n_examples = examples.count(lengths, n_items, negatives)
-    widths = cohort.plan_widths(n_examples, n_widths)
+    widths = cohort.plan_widths(n_examples, n_widths or (4 if n_clients < MANY else 6))
     chunk = chunk or cohort.default_chunk()
     devices = network.ideal(n_clients) if profile is None else agreement.profile(profile, n_clients)
-    clients = jax.tree.map(jnp.asarray, devices)
+    # Where everyone is the same, one entry will do.
+    clients = jax.tree.map(jnp.asarray, network.ideal(1) if profile is None else devices)
     error = jax.eval_shape(
         lambda: (
             codec.prepare(
@@ -205,8 +211,8 @@ def federated(
     def one_client(width, broadcast, inputs):
         """Steps 1 to 4 for one client: its payload, and what is kept."""
         round_, public, shared, data, round_key, budget_state = broadcast
-        member, private, codec_state, device, owed = inputs
-        who = member.client
+        member, private, codec_state, owed = inputs
+        who, device = member.client, member.device
         ctx = Context(sizes, round_key)
 
         def key(stream):
@@ -216,12 +222,13 @@ def federated(
             key(rng.Stream.NEGATIVES),
             key(rng.Stream.SHUFFLE),
             data,
-            who,
+            member.slot,
             member.mask,
             n_items=n_items,
             negatives=negatives,
             width=width,
         )
+        batch = dataclasses.replace(batch, client=who)
         within = {} if codec.basis is None else {"basis": codec.basis(ctx)}
         result = training(private, shared, public[batch.item], batch.label, batch.mask, **within)
         delta = examples.item_delta(batch, result.rows)
@@ -336,8 +343,9 @@ def federated(
                 jnp.zeros(n_clients + 1, jnp.int32), jnp.zeros(int(lengths.sum()), jnp.int32)
             )
             ones = jnp.ones(1)
-            members = Cohort(jnp.zeros(1, jnp.int32), ones > 0, ones, ones, jnp.int32(ones))
-            of_all = (members, state.clients, state.codec, clients, state.owed)
+            first = jnp.zeros(1, jnp.int32)
+            members = placed(Cohort(first, ones > 0, ones, ones, jnp.int32(ones)))
+            of_all = (members, state.clients, state.codec, state.owed)
             key = rng.address(seed, rng.Stream.SHARED, 0)
             broadcast = (state.round, state.public, state.shared, data, key, state.budget)
             (payload, _, _), _ = one_client(width, broadcast, jax.tree.map(lambda x: x[0], of_all))
@@ -345,34 +353,51 @@ def federated(
 
         return {width: jax.eval_shape(functools.partial(made, width)) for width in widths}
 
-    def who_is_there(state):
-        """bool[U], or None for everyone."""
-        there = None
+    def draw(round_, free=None):
+        """The cohort of a round, out of those that are there and free: bool[U], None for all."""
+        there = free
         if profile is not None:
-            there = network.available(seed, state.round, clients)
-        if arrival.in_flight:
-            at_work = jnp.where(state.flight.present, state.flight.client, n_clients)
-            free = jnp.ones(n_clients, bool).at[at_work].set(False, mode="drop")
-            there = free if there is None else there & free
-        return there
+            there = network.available(seed, round_, clients)
+            there = there if free is None else there & free
+        if sampler.period == 1:
+            return sampler.sample(rng.address(seed, rng.Stream.COHORT, round_), there)
+        turn, place = jnp.divmod(round_, sampler.period)
+        return sampler.sample(rng.address(seed, rng.Stream.COHORT, turn), there, place)
+
+    def free(state):
+        """Those that are not at work, bool[U]; None where nobody is between rounds."""
+        if not arrival.in_flight:
+            return None
+        at_work = jnp.where(state.flight.present, state.flight.client, n_clients)
+        return jnp.ones(n_clients, bool).at[at_work].set(False, mode="drop")
+
+    def placed(members):
+        """A cohort with its slots and devices."""
+        if members.slot is None:
+            members = dataclasses.replace(members, slot=members.client)
+        if members.device is None:
+            place = members.client if profile is not None else jnp.zeros_like(members.client)
+            found = jax.tree.map(lambda x: x[place], clients)
+            members = dataclasses.replace(members, device=found)
+        return members
 
     def step(
         state: FedState, data: Histories, members: Cohort | None = None
     ) -> tuple[FedState, RoundInfo]:
         if members is None:
-            members = sampler.sample(
-                rng.address(seed, rng.Stream.COHORT, state.round), who_is_there(state)
-            )
-        who = members.client
+            members = draw(state.round, free(state))
+        members = placed(members)
+        who, slot, n_slots = members.client, members.slot, state.owed.shape[0]
+        assert slot is not None
         round_key = rng.address(seed, rng.Stream.SHARED, state.round)
-        history = data.offset[who + 1] - data.offset[who]
+        history = data.offset[slot + 1] - data.offset[slot]
         length = jnp.where(members.mask, examples.count(history, n_items, negatives), 0)
         ran = length > 0
-        private, codec_state, device, owed = jax.tree.map(
-            lambda x: x[who], (state.clients, state.codec, clients, state.owed)
+        private, codec_state, owed = jax.tree.map(
+            lambda x: x[slot], (state.clients, state.codec, state.owed)
         )
         broadcast = (state.round, state.public, state.shared, data, round_key, state.budget)
-        inputs = (members, private, codec_state, device, owed)
+        inputs = (members, private, codec_state, owed)
         zero = (reducer.zero(sizes), jax.tree.map(jnp.zeros_like, state.shared), jnp.zeros(()))
         over = functools.partial(cohort.fold_clients, widths=widths, chunk=chunk, mesh=mesh)
 
@@ -390,7 +415,7 @@ def federated(
                 functools.partial(departing, widest), _nothing, (), broadcast, inputs, length
             )
             outcome = _of_those_who_ran(info["outcome"], ran)
-            in_flight, slot = flight.launch(
+            in_flight, place = flight.launch(
                 state.flight,
                 InFlight(
                     client=who,
@@ -419,7 +444,7 @@ def federated(
                 (in_flight, weight),
                 jnp.where(settled.taken, in_flight.width, 0),
             )
-            info["weight"] = weight.at[slot].get(mode="fill", fill_value=0)
+            info["weight"] = weight.at[place].get(mode="fill", fill_value=0)
             arrived = Arrived(in_flight.client, weight, staleness)
             spent = _spent(settled, in_flight.seconds, in_flight.phases, in_flight.present)
             in_flight = flight.land(in_flight, settled)
@@ -442,7 +467,7 @@ def federated(
 
         # Only clients that were run have something new to keep; others' slots lead nowhere.
         kept = jax.tree.map(
-            lambda old, new: old.at[jnp.where(ran, who, n_clients)].set(new, mode="drop"),
+            lambda old, new: old.at[jnp.where(ran, slot, n_slots)].set(new, mode="drop"),
             (state.clients, state.codec),
             (private, codec_state),
         )
@@ -452,12 +477,12 @@ def federated(
             publishing.step(state.round, state.public, state.velocity, items),
             (state.public, state.velocity, jnp.zeros(len(publishing.fields), jnp.int32)),
         )
-        holds = jnp.where(members.mask & (outcome.share_down >= 1), who, n_clients)
+        holds = jnp.where(members.mask & (outcome.share_down >= 1), slot, n_slots)
         published = jnp.where(total > 0, bits.float_bits(publishing.fields, counts_down), 0)
         owed = jnp.minimum(state.owed.at[holds].set(0, mode="drop") + published, whole_table)
         sizes_up = bits.float_bits(all_fields, info["counts_up"])
         mean_up = jnp.sum(jnp.where(ran, sizes_up, 0)) / jnp.maximum(ran.sum(), 1)
-        synced = jnp.where(members.mask, state.last_sync[who], state.round)
+        synced = jnp.where(members.mask, state.last_sync[slot], state.round)
         state = FedState(
             round=state.round + 1,
             items=items,
@@ -492,6 +517,7 @@ def federated(
         n_shared=n_shared,
         down_fields=publishing.fields,
         snapshot_bits=publishing.snapshot_bits,
+        draw=None if arrival.in_flight else draw,
     )
 
 

@@ -296,7 +296,7 @@ def _results(
                 clients={
                     "total": split.n_clients,
                     "not_evaluated": int((each.ranks == evaluate.NOT_EVALUATED).sum()),
-                    "short_of_negatives": _short_clients(each.spec, split),
+                    "short_of_negatives": short_clients(each.spec, split),
                 },
                 # Of all runs that shared the program.
                 speed={
@@ -304,7 +304,7 @@ def _results(
                     "runs": len(records),
                     **times,
                 },
-                env=_environment(programs.mesh),
+                env=environment(programs.mesh),
                 state_digest=checkpoint.digest(own),
             )
         except DivergedError as e:
@@ -315,14 +315,15 @@ def _results(
     return done
 
 
-def _short_clients(spec: Spec, split: Split) -> int:
+def short_clients(spec: Spec, split: Split) -> int:
     """Clients that have fewer unseen items than negatives are asked for."""
     history = np.diff(split.offsets)
     asked = history * (1 + spec.negatives)
     return int((examples.count(history, split.n_items, spec.negatives) < asked).sum())
 
 
-def _environment(mesh: Mesh | None) -> dict[str, Any]:
+def environment(mesh: Mesh | None) -> dict[str, Any]:
+    """What a run ran on, as its summary has it."""
     return {
         "python": platform.python_version(),
         "jax": jax.__version__,

@@ -71,6 +71,34 @@ def poisson(n_clients: int, rate: float, *, roles: np.ndarray | None = None) -> 
     return Sampler(sample, n_clients)
 
 
+def rotation(n_clients: int, size: int, *, roles: np.ndarray | None = None) -> Sampler:
+    """Everyone once in `n_clients / size` rounds, rounded up: a pass; then another order.
+
+    Every pass has an order of its own, of which a round takes the next `size` clients; the last
+    round of a pass those that are left. Who is not available misses the pass.
+
+    Raises:
+      SpecError: more clients asked for than there are, or none.
+    """
+    if not 1 <= size <= n_clients:
+        raise SpecError(
+            f"rotation: a cohort of {size} clients, but there are {n_clients}: choose 1 to "
+            f"{n_clients}"
+        )
+    role = _roles(n_clients, roles)
+
+    def sample(key, available=None, place=0):
+        turn = place * size + jnp.arange(size, dtype=jnp.int32)
+        mask = turn < n_clients
+        client = rng.permute(key, jnp.where(mask, turn, 0), jnp.int32(n_clients))
+        if available is not None:
+            mask &= available[client]
+        ones = jnp.ones(size)
+        return Cohort(client, mask, ones * mask, ones * (size / n_clients), role[client])
+
+    return Sampler(sample, size, period=-(-n_clients // size))
+
+
 def _roles(n_clients: int, roles: np.ndarray | None) -> Array:
     if roles is None:
         return jnp.zeros(n_clients, jnp.int32)

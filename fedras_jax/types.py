@@ -52,6 +52,10 @@ class Cohort:
       weight: f32[C] aggregation weights.
       inclusion: f32[C], the probability with which the sampler draws this client in a round.
       role: i32[C], what the client is: 0 honest; other roles are the transforms' business.
+      slot: i32[C], the client's row in the state and in the histories; None where that is the
+        client's id, as it is unless they hold some of the clients alone (`stream`).
+      device: the clients' devices and networks, leading axis C; None: those of the profile that
+        the round was built with.
     """
 
     client: Array
@@ -59,6 +63,8 @@ class Cohort:
     weight: Array
     inclusion: Array
     role: Array
+    slot: Array | None = None
+    device: "Profile | None" = None
 
 
 @struct.dataclass
@@ -510,10 +516,13 @@ class Sampler(NamedTuple):
       sample: (key, available bool[U] or None for everyone) -> Cohort of `capacity` slots. Who is
         not available is not drawn.
       capacity: slots of a cohort.
+      period: rounds that share a key; where there are several, `sample` is told as a third
+        argument which of them this is: i32[].
     """
 
     sample: Callable[..., Cohort]
     capacity: int
+    period: int = 1
 
 
 class Arrival(NamedTuple):
@@ -564,6 +573,8 @@ class Algorithm(NamedTuple):
       n_shared: dense shared parameters of the model.
       down_fields: of what the server publishes after a round, for its `counts_down`.
       snapshot_bits: size of the whole public table as a client can fetch it, header included.
+      draw: round i32[] -> the Cohort that the sampler draws for it; None where that depends on who
+        is still at work.
     """
 
     init: Callable[..., FedState]
@@ -573,3 +584,4 @@ class Algorithm(NamedTuple):
     n_shared: int
     down_fields: tuple[Field, ...]
     snapshot_bits: int
+    draw: Callable[[Array], Cohort] | None = None

@@ -34,6 +34,7 @@ FLOORS = [
         "run",
         "options",
         "programs",
+        "stream",
         "training",
         "assembly",
         "checkpoint",

@@ -65,9 +65,9 @@ def test_accumulators_merge_by_addition(kind):
     zero = reducer.zero(SIZES)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), one, two)
     at_once = reducer.add(zero, both, jnp.concatenate([w_one, w_two]))
-    in_turn = reducer.add(reducer.add(zero, one, w_one), two, w_two)
+    rotation = reducer.add(reducer.add(zero, one, w_one), two, w_two)
     merged = jax.tree.map(jnp.add, reducer.add(zero, one, w_one), reducer.add(zero, two, w_two))
-    for acc in (in_turn, merged):
+    for acc in (rotation, merged):
         # The same sums in another order.
         np.testing.assert_allclose(reducer.finish(acc), reducer.finish(at_once), atol=1e-6)
 

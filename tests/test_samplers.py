@@ -95,3 +95,28 @@ def test_poisson_refuses(rate):
 def test_roles_are_one_a_client(make):
     with pytest.raises(SpecError, match=r"roles: expected 11 of them, one a client, got \(10,\)"):
         make(U, 1, roles=ROLES[:-1])
+
+
+def test_rotation_takes_everyone_once_a_pass():
+    sampler = samplers.rotation(U, 4, roles=ROLES)
+    assert (sampler.capacity, sampler.period) == (4, 3)
+    sample = jax.jit(sampler.sample)
+    orders = []
+    for turn in range(2):
+        key = rng.address(0, rng.Stream.COHORT, turn)
+        found = [jax.tree.map(np.asarray, sample(key, None, jnp.int32(i))) for i in range(3)]
+        assert [c.mask.sum() for c in found] == [4, 4, 3]
+        np.testing.assert_array_equal(found[2].weight, found[2].mask)
+        np.testing.assert_allclose(found[0].inclusion, 4 / U, rtol=1e-6)
+        for c in found:
+            np.testing.assert_array_equal(c.role, ROLES[c.client])
+        orders.append(np.concatenate([c.client[c.mask] for c in found]).tolist())
+        assert sorted(orders[-1]) == list(range(U))
+    assert orders[0] != orders[1]
+    away = orders[0][1]
+    there = jnp.ones(U, bool).at[away].set(False)
+    left = sample(rng.address(0, rng.Stream.COHORT, 0), there, jnp.int32(0))
+    assert np.asarray(left.mask).tolist() == [True, False, True, True]
+    for size in (0, U + 1):
+        with pytest.raises(SpecError, match="choose 1 to 11"):
+            samplers.rotation(U, size)

@@ -9,7 +9,7 @@ from fedras_jax.errors import DataError
 
 # Every draw has its own stream per client, so that neither another client's history nor the
 # other draw changes it.
-_HOLD_OUT, _CANDIDATES = 0, 1
+_HOLD_OUT, CANDIDATES = 0, 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +82,15 @@ def leave_one_out(
     if validation is None:
         validation = interactions.held_out is None
     if interactions.held_out is None:
-        test_at, valid_at = _positions(interactions, validation, seed)
+        timed = interactions.times is not None
+        test_at, valid_at = positions(
+            interactions.offsets, timed=timed, validation=validation, seed=seed
+        )
     else:
         own = interactions.held_out
         test_at, valid_at = _own_positions(interactions, own, validation, seed)
-    test, valid = (_items_at(interactions.items, at) for at in (test_at, valid_at))
-    offsets, items = _training(interactions, test_at, valid_at)
+    test, valid = (items_at(interactions.items, at) for at in (test_at, valid_at))
+    offsets, items = training(interactions.offsets, interactions.items, test_at, valid_at)
     return Split(
         name=interactions.name,
         n_clients=interactions.n_clients,
@@ -101,26 +104,35 @@ def leave_one_out(
     )
 
 
-def _positions(
-    interactions: Interactions, validation: bool, seed: int
+def positions(
+    offsets: np.ndarray, *, timed: bool, validation: bool, seed: int, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where in `items` the test and validation items lie, int64 [U] each, -1 for none."""
-    lengths = np.diff(interactions.offsets)
+    """Where clients' test and validation items lie, int64 [U] each, -1 for none.
+
+    Args:
+        offsets: int64 [U+1], of the clients' interactions.
+        timed: whether these are in time order: then the last ones are held out.
+        validation: whether to hold out a validation item.
+        seed: of the draws.
+        first: index of the first of these clients, which the draws depend on.
+    """
+    lengths = np.diff(offsets)
     evaluated = lengths >= (3 if validation else 2)
-    test_at = np.where(evaluated, interactions.offsets[1:] - 1, -1)
-    valid_at = np.where(evaluated, interactions.offsets[1:] - 2, -1)
-    if interactions.times is None:
+    test_at = np.where(evaluated, offsets[1:] - 1, -1)
+    valid_at = np.where(evaluated, offsets[1:] - 2, -1)
+    if not timed:
         for client in np.flatnonzero(evaluated).tolist():
             # Two are always drawn: the test item must not depend on `validation`.
-            drawn = _generator(seed, client, _HOLD_OUT).choice(lengths[client], 2, replace=False)
-            test_at[client], valid_at[client] = interactions.offsets[client] + drawn
+            generator = generator_of(seed, first + client, _HOLD_OUT)
+            drawn = generator.choice(lengths[client], 2, replace=False)
+            test_at[client], valid_at[client] = offsets[client] + drawn
     return test_at, valid_at if validation else np.full_like(valid_at, -1)
 
 
 def _own_positions(
     interactions: Interactions, own: HeldOut, validation: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_positions`, the test items being those that the dataset holds out."""
+    """As `positions`, the test items being those that the dataset holds out."""
     offsets, lengths = interactions.offsets, np.diff(interactions.offsets)
     client_of = np.repeat(np.arange(interactions.n_clients), lengths)
     test_at = np.full(interactions.n_clients, -1)
@@ -137,28 +149,30 @@ def _own_positions(
         remaining = lengths[client] - 1
         pick = remaining - 1
         if interactions.times is None:
-            pick = _generator(seed, client, _HOLD_OUT).integers(remaining)
+            pick = generator_of(seed, client, _HOLD_OUT).integers(remaining)
         # `pick` counts the history without its test item.
         position = offsets[client] + pick
         valid_at[client] = position + (position >= test_at[client])
     return test_at, valid_at
 
 
-def _items_at(items: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def items_at(items: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The items at these positions, int32, -1 where there is none."""
     return np.where(positions >= 0, items[positions], -1).astype(np.int32)
 
 
-def _training(
-    interactions: Interactions, *held_out_at: np.ndarray
+def training(
+    offsets: np.ndarray, items: np.ndarray, *held_out_at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Offsets and items of what is not held out, each client's items ascending."""
-    kept = np.ones(interactions.n_interactions, bool)
-    for positions in held_out_at:
-        kept[positions[positions >= 0]] = False
-    client_of = np.repeat(np.arange(interactions.n_clients), np.diff(interactions.offsets))[kept]
-    items = interactions.items[kept]
+    kept = np.ones(len(items), bool)
+    for at in held_out_at:
+        kept[at[at >= 0]] = False
+    n_clients = len(offsets) - 1
+    client_of = np.repeat(np.arange(n_clients), np.diff(offsets))[kept]
+    items = items[kept]
     order = np.lexsort((items, client_of))
-    return row_offsets(client_of, interactions.n_clients), items[order]
+    return row_offsets(client_of, n_clients), items[order]
 
 
 def _candidates(
@@ -173,8 +187,8 @@ def _candidates(
     for client in np.flatnonzero(test >= 0).tolist():
         history = interactions.history(client)
         if given is None:
-            generator = _generator(seed, client, _CANDIDATES)
-            row = _draw_unseen(history, interactions.n_items, n_candidates, generator)
+            generator = generator_of(seed, client, CANDIDATES)
+            row = draw_unseen(history, interactions.n_items, n_candidates, generator)
         else:
             row = _others(given[client], history)
         candidates[client, : len(row)] = row
@@ -188,7 +202,7 @@ def _others(given: np.ndarray, history: np.ndarray) -> np.ndarray:
     return row[(row >= 0) & ~np.isin(row, history)]
 
 
-def _draw_unseen(
+def draw_unseen(
     history: np.ndarray, n_items: int, n_draws: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Distinct items outside a history, uniformly; all of them where there are too few."""
@@ -202,5 +216,5 @@ def _draw_unseen(
     return ranks + np.searchsorted(seen - np.arange(len(seen)), ranks, side="right")
 
 
-def _generator(seed: int, client: int, stream: int) -> np.random.Generator:
+def generator_of(seed: int, client: int, stream: int) -> np.random.Generator:
     return np.random.default_rng((seed, client, stream))

@@ -50,8 +50,8 @@ def headed_events(
         DataError: no header that can be used, ragged or missing rows, values that are no
             numbers where numbers belong.
     """
-    found = _header(data, where, delimiter)
-    chosen = _choose_columns(found, columns, where)
+    found = header(data, where, delimiter)
+    chosen = choose_columns(found, columns, where)
     table = parse_text(
         data, where, delimiter, len(found), list(chosen.values()), skip_rows=1, quoted=True
     )
@@ -92,7 +92,7 @@ def parquet_events(data: bytes, where: str, columns: Mapping[str, str] | None) -
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         found = file.schema_arrow.names
-        chosen = _choose_columns(found, columns, where)
+        chosen = choose_columns(found, columns, where)
         table = file.read(columns=[found[i] for i in chosen.values()])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{where}: expected a Parquet file ({error}).") from error
@@ -166,7 +166,7 @@ def _events(parts: Mapping[str, pa.Array], where: str, *, text: bool) -> Events:
     )
 
 
-def _header(data: bytes, where: str, delimiter: str) -> list[str]:
+def header(data: bytes, where: str, delimiter: str) -> list[str]:
     """The first line's column names, in order."""
     line = first_line(data).removeprefix("\ufeff")
     names = next(csv.reader([line], delimiter=delimiter), [])
@@ -185,7 +185,7 @@ def first_line(data: bytes) -> str:
     return line.decode("utf-8", errors="replace").rstrip("\r")
 
 
-def _choose_columns(
+def choose_columns(
     found: Sequence[str], columns: Mapping[str, str] | None, where: str
 ) -> dict[str, int]:
     """The position of each role's column; roles that are neither named nor found are left out."""

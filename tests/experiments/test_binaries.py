@@ -239,3 +239,23 @@ def test_heterogeneity_times_arms_on_scenarios(tmp_path):
     shown = [line for line in done.stdout.splitlines() if ours in line]
     assert set(shown[-3:]) <= set(again.stdout.splitlines())
     assert call("heterogeneity", *SMALL).returncode == 2  # no workdir
+
+
+def test_a_store_is_made_and_streamed(tmp_path):
+    made = call("convert", "--dataset=synthetic:40x60x8", f"--store={tmp_path}/s", "--noprogress")
+    assert made.returncode == 0, made.stderr
+    assert "40 clients, 60 items" in made.stdout
+    again = call("convert", "--dataset=synthetic:40x60x8", f"--store={tmp_path}/s", "--noprogress")
+    assert again.returncode == 2
+    assert "already holds a store" in again.stderr
+    flags = (
+        "--codec=dense",
+        "--sampler=rotation",
+        "--sampler_arg=size=20",
+        f"--dataset={tmp_path}/s",
+    )
+    done = call("stream", *SMALL, *flags, f"--workdir={tmp_path}/r", "--private_on=disk")
+    assert done.returncode == 0, done.stderr
+    assert "private state (0.000 GiB) on disk" in done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "r/summary.json").read_text())
+    assert pq.read_table(tmp_path / "r/ranks.parquet")["drawn"].to_pylist() == [1] * 40

@@ -1,0 +1,163 @@
+"""What fits into the memory that is allowed: how long segments are, where private state lies.
+
+    tables       on each device: the server's state, old and new, and a change of the table
+    clients      a few numbers for each client of the population
+    private      what clients keep: on the device up to 1/8 of the memory, on the host up to 1/4,
+                 else on disk, in files that are mapped
+    segments     the one that runs and the one that is read meanwhile, up to 1/8 each
+
+A segment has as many rounds as fit, `ROUNDS` at most, and sizes that are the same for all of a run:
+a slot for each of its clients were they all different, and room for `SLACK` times their mean number
+of items, or for those of a cohort of the longest histories. Where the clients of the next rounds
+have more, the segment ends before. So every segment runs in the same compiled program.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedras_jax.errors import SpecError
+from fedras_jax.types import Algorithm, PyTree
+
+ROUNDS = 25
+SLACK = 1.25
+PLACES = ("device", "host", "disk")
+_SHARES = {"device": 1 / 8, "host": 1 / 4}
+_SEGMENT_SHARE = 1 / 8
+# Per client of the population: offsets, lengths, both counts of its rounds, its rank; a profile's
+# nine columns, on the host and on the device.
+_CLIENT, _PROFILE = 48, 72
+# While a segment's items are gathered: themselves, where they are, and checks.
+_ITEM = 32
+_MEMBER = 80  # a cohort's columns
+
+
+class Plan(NamedTuple):
+    """Sizes of a streamed run.
+
+    Attributes:
+      rounds: in a segment, at most.
+      slots: clients in a segment, at most.
+      items: training items of a segment's clients, at most.
+      private: where private state lies, one of `PLACES`.
+      allowed: bytes.
+      tables, clients, kept, segment: bytes of each: see the module. `kept` is the private state's.
+    """
+
+    rounds: int
+    slots: int
+    items: int
+    private: str
+    allowed: int
+    tables: int
+    clients: int
+    kept: int
+    segment: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of anonymous memory that arrays take."""
+        # A checkpoint copies the private state; the first of it is drawn in blocks.
+        kept = 0 if self.private == "disk" else 2 * self.kept
+        return self.tables + self.clients + kept + 2 * self.segment
+
+    def __str__(self) -> str:
+        gib = 2**30
+        return (
+            f"private state ({self.kept / gib:.3f} GiB) on {self.private}; segments of up to "
+            f"{self.rounds} rounds, {self.slots:,} clients and {self.items:,} items "
+            f"({self.segment / gib:.3f} GiB each); {self.total / gib:.2f} GiB of "
+            f"{self.allowed / gib:g}"
+        )
+
+
+def plan(
+    algorithm: Algorithm,
+    lengths: np.ndarray,
+    capacity: int,
+    *,
+    memory: float,
+    rounds: int | None = None,
+    private: str | None = None,
+    profiled: bool = False,
+    devices: int = 1,
+) -> Plan:
+    """Sizes for a run.
+
+    Args:
+      algorithm: its functions.
+      lengths: integer [U], training items of each client.
+      capacity: slots of a cohort.
+      memory: GiB that arrays may take.
+      rounds: in a segment; as many as fit when None.
+      private: where private state lies; by the rule when None.
+      profiled: whether clients have devices and networks.
+      devices: that share a cohort.
+
+    Raises:
+      SpecError: it does not fit.
+    """
+    if not memory > 0:
+        raise SpecError(f"memory must be above 0 GiB, not {memory}")
+    if private not in (None, *PLACES):
+        raise SpecError(f"private must be one of {', '.join(PLACES)}, not {private!r}")
+    if rounds is not None and rounds < 1:
+        raise SpecError(f"a segment must have at least 1 round, not {rounds}")
+    allowed, n_clients = int(memory * 2**30), len(lengths)
+    state = jax.eval_shape(algorithm.init)
+    own = nbytes((state.clients, state.codec, state.last_sync))
+    server = nbytes(state) - own - nbytes(state.owed)
+    # On every device: old and new, and what is reduced.
+    tables = devices * (2 * server + 3 * nbytes(state.items))
+    clients = (_CLIENT + profiled * _PROFILE) * n_clients
+    longest = np.partition(lengths, -capacity)[-capacity:].sum()
+
+    def sizes(rounds: int) -> tuple[int, int, int]:
+        slots = min(n_clients, rounds * capacity)
+        mean = SLACK * slots * lengths.mean()
+        items = int(min(max(longest, mean), lengths.sum()))
+        items = max(-(-items // 1024) * 1024, 1024)
+        row = own / n_clients
+        # A row before and after; a cohort's columns and diagnostics, on the device and here.
+        of_rounds = rounds * capacity * (_MEMBER + 2 * _info(algorithm))
+        on_devices = devices * (4 * items + (2 * row + 12) * slots)
+        return slots, items, int(_ITEM * items + (row + 12) * slots + on_devices + of_rounds)
+
+    most = rounds or ROUNDS
+    fitting = [r for r in range(1, most + 1) if sizes(r)[2] <= _SEGMENT_SHARE * allowed]
+    if not fitting or (rounds is not None and fitting[-1] != rounds):
+        needed = sizes(rounds or 1)[2]
+        raise SpecError(
+            f"a segment of {rounds or 1} rounds of {capacity} clients takes {_gib(needed)}, and "
+            f"memory={memory:g} GiB leaves {_gib(_SEGMENT_SHARE * allowed)} for it: allow "
+            f"{needed / _SEGMENT_SHARE / 2**30:.2f} GiB, or draw fewer clients a round"
+        )
+    chosen = private or next((p for p in _SHARES if own <= _SHARES[p] * allowed), "disk")
+    slots, items, segment = sizes(fitting[-1])
+    found = Plan(fitting[-1], slots, items, chosen, allowed, tables, clients, own, segment)
+    if items >= 2**31:
+        raise SpecError(f"a segment of {items:,} items is too large: draw fewer clients a round")
+    if found.total > allowed:
+        raise SpecError(
+            f"memory={memory:g} GiB is too little: tables take {_gib(tables)}, a few numbers for "
+            f"each of {n_clients:,} clients {_gib(clients)}, private state on {chosen} "
+            f"{_gib(0 if chosen == 'disk' else 2 * own)} and two segments {_gib(2 * segment)}: "
+            f"allow {found.total / 2**30:.2f} GiB"
+        )
+    return found
+
+
+def nbytes(tree: PyTree) -> int:
+    """Bytes of a tree's arrays, or of their shapes and types."""
+    leaves: list[Any] = jax.tree.leaves(tree)
+    return sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves)
+
+
+def _info(algorithm: Algorithm) -> int:
+    """Bytes of diagnostics for each client of a round, about."""
+    return 80 + 4 * len(algorithm.fields)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"

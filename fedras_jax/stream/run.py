@@ -1,0 +1,358 @@
+"""A streamed run, from a Spec whose dataset is a store to its results folder."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fedras_jax import assembly, checkpoint, evaluate, record, results
+from fedras_jax.data.store import Store, open_store
+from fedras_jax.errors import SpecError, StoppedError
+from fedras_jax.options import Options
+from fedras_jax.progress import Progress, bar
+from fedras_jax.run import environment, short_clients
+from fedras_jax.spec import Spec
+from fedras_jax.stream import private
+from fedras_jax.stream.budget import Plan, plan
+from fedras_jax.stream.programs import Programs, rows_of, server_of, split_of, whole
+from fedras_jax.stream.segments import Segments
+from fedras_jax.types import Algorithm, Array, FedState, PyTree
+
+# Share of the memory for the clients that are evaluated at once, and the most of them.
+_EVALUATED_SHARE, _EVALUATED = 1 / 32, 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """A finished run.
+
+    Attributes:
+      spec: what was run.
+      plan: how.
+      summary: what `summary.json` holds.
+      rounds: one dict a round.
+      ranks: int32 [U], final rank of each client's held-out item, 0 where it was not evaluated.
+      server: the final state, without the clients' rows.
+      rows: those, wherever they lie.
+    """
+
+    spec: Spec
+    plan: Plan
+    summary: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    ranks: np.ndarray
+    server: FedState
+    rows: private.Rows
+
+
+def stream(
+    spec: Spec,
+    *,
+    memory: float = 4.0,
+    workdir: str | os.PathLike | None = None,
+    mesh: Mesh | None = None,
+    rounds_at_once: int | None = None,
+    private_on: str | None = None,
+    evaluate_clients: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Streamed:
+    """Run one experiment whose dataset is a store.
+
+    The result is that of `run.run` on the same interactions. A folder that holds checkpoints of
+    this experiment is where it goes on.
+
+    Args:
+      spec: the experiment; `dataset` is the path of a store.
+      memory: GiB that arrays may take: see `budget`.
+      workdir: results folder; nothing is written when None.
+      mesh: devices that share a cohort; one when None.
+      rounds_at_once: rounds in a segment; as many as memory allows when None.
+      private_on: 'device', 'host' or 'disk', for the clients' private state; by the rule when None.
+      evaluate_clients: how many clients are evaluated, the same ones every time, drawn by
+        `data_seed`; 0 for all.
+      tell: called with a line on sizes and places.
+      options: the fields of `Options`; those of data, devices, groups and results in memory do
+        not apply.
+
+    Raises:
+      DataError: no store, or a damaged one.
+      SpecError: what does not fit: into memory, to the store's settings, or to streaming.
+      ResultsError: `workdir` belongs to another Spec or cannot be written.
+      DivergedError: training left the finite numbers; rounds until then have been written.
+      StoppedError: `stop` said so; what was done has been saved, unless private state is on disk.
+    """
+    started = time.perf_counter()
+    how = Options(**options)
+    store = open_store(spec.dataset)
+    _fits(spec, store, evaluate_clients)
+    split = split_of(store)
+    algorithm = assembly.assemble(spec, split)[1]
+    if algorithm.draw is None:
+        raise SpecError(
+            f"arrival {spec.arrival!r} cannot be streamed: whom it draws depends on who is still "
+            "at work, so cohorts are not known ahead; use experiments.run"
+        )
+    arguments = assembly.arguments(spec, store.n_clients)
+    capacity = len(jax.eval_shape(algorithm.draw, np.int32(0)).client)
+    sizes = plan(
+        algorithm,
+        np.diff(store.offsets),
+        capacity,
+        memory=memory,
+        rounds=rounds_at_once,
+        private=private_on,
+        profiled=arguments.profile is not None,
+        devices=1 if mesh is None else mesh.devices.size,
+    )
+    tell(str(sizes))
+    if sizes.private == "disk" and workdir is None:
+        raise SpecError(
+            f"private state of {sizes.kept / 2**30:.2f} GiB goes to disk: give a --workdir, or "
+            "allow more --memory"
+        )
+    folder = None if workdir is None else results.claim(workdir, spec)
+    programs = Programs(spec, split, sizes, mesh=mesh, chunk=how.chunk_size)
+    book = record.Record(
+        spec,
+        algorithm,
+        store.n_clients,
+        folder,
+        log_clients=how.log_clients,
+        tensorboard=how.tensorboard,
+        keep=how.keep,
+        keep_last=how.checkpoint_last,
+    )
+    segments = Segments(store, sizes, programs.draw, arguments.profile, programs.sharding)
+    with contextlib.closing(book), contextlib.closing(segments):
+        run = _Run(spec, store, sizes, programs, segments, book, how, evaluate_clients)
+        run.begin(algorithm, folder)
+        run.train(started)
+        summary = book.finish(
+            clients={
+                "total": store.n_clients,
+                "not_evaluated": int((book.ranks == evaluate.NOT_EVALUATED).sum()),
+                "short_of_negatives": short_clients(spec, split),
+            },
+            speed={
+                "clients_per_s": record.clients_in(book.rows) / max(book.trained_s, 1e-9),
+                "runs": 1,
+                "compile_s": programs.compile_s,
+                "startup_s": run.startup_s,
+                "evaluate_s": run.evaluate_s,
+            },
+            env=environment(mesh),
+            stream=sizes._asdict() | {"total": sizes.total, "evaluate_clients": evaluate_clients},
+            **run.digest(),
+        )
+        return Streamed(spec, sizes, summary, book.rows, book.ranks, run.server, run.rows)
+
+
+def _fits(spec: Spec, store: Store, evaluate_clients: int) -> None:
+    """Whether a Spec asks for what the store holds.
+
+    Raises:
+      SpecError: it does not.
+    """
+    for name in ("min_rating", "k_core", "validation"):
+        asked, made = getattr(spec, name), store.made.get(name)
+        if asked not in (None, 0, made) or (name == "validation" and asked is False and made):
+            raise SpecError(
+                f"{name}={asked}, but the store {store.path} was made with {name}={made}: leave it "
+                "out, or convert again"
+            )
+    held_out = store.test if spec.evaluate_on == "test" else store.valid
+    if not (held_out >= 0).any():
+        raise SpecError(f"{store.path}: no client has a {spec.evaluate_on} item to evaluate")
+    if not 0 <= evaluate_clients <= store.n_clients:
+        raise SpecError(
+            f"evaluate_clients must be 0 for all, or up to {store.n_clients}, not "
+            f"{evaluate_clients}"
+        )
+    if store.n_clients * spec.dim >= 2**32:
+        raise SpecError(
+            f"{store.n_clients:,} clients with dim={spec.dim} have 2**32 private numbers or more: "
+            "take a smaller dim"
+        )
+
+
+class _Run:
+    """Where a streamed run stands."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        store: Store,
+        sizes: Plan,
+        programs: Programs,
+        segments: Segments,
+        book: record.Record,
+        how: Options,
+        evaluate_clients: int,
+    ) -> None:
+        self._spec, self._store, self._plan = spec, store, sizes
+        self._programs, self._segments, self._book, self._how = programs, segments, book, how
+        self._evaluated = _some(store.n_clients, evaluate_clients, spec.data_seed)
+        self.server: FedState
+        self.rows: private.Rows
+        self._owed: Array
+        self._done = 0
+        self.startup_s = self.evaluate_s = 0.0
+
+    def begin(self, algorithm: Algorithm, folder: Path | None) -> None:
+        """Start anew, or go on from a checkpoint."""
+        n, where = self._store.n_clients, self._plan.private
+        sharding = self._programs.sharding
+        shapes = jax.eval_shape(algorithm.init)
+        self._done, state = self._book.resume(shapes)
+        first: Callable[[int], PyTree] = self._programs.first_rows
+        if state is not None:
+            rows = rows_of(state)
+            owed = np.zeros(self._spec.rounds + 1, np.float32)
+            owed[rows["last_sync"]] = state.owed
+            self.server = jax.device_put(server_of(state), sharding)
+            self._owed = jax.device_put(owed, sharding)
+
+            def first(start: int) -> PyTree:
+                return jax.tree.map(lambda x: x[start : start + private.BLOCK], rows)
+        else:
+            self.server, self._owed = self._programs.begin(), self._programs.owed()
+        self.rows = private.keep(where, n, first, sharding=sharding, folder=folder)
+
+    def train(self, started: float) -> None:
+        """All rounds that are left.
+
+        Raises:
+          StoppedError: asked to stop.
+        """
+        spec, how, book = self._spec, self._how, self._book
+        if self._done == spec.rounds:
+            self._evaluate()
+        segment = self._ahead(self._done)
+        with bar(spec.codec, spec.rounds, start=self._done, enabled=how.progress) as show:
+            while self._done < spec.rounds and book.diverged is None:
+                began, compiled = time.perf_counter(), self._programs.compile_s
+                segment = self._advance(segment)
+                seconds = time.perf_counter() - began - (self._programs.compile_s - compiled)
+                book.trained_s += seconds
+                self.startup_s = self.startup_s or time.perf_counter() - started
+                last = self._done == spec.rounds
+                evaluating = last or self._done % spec.eval_every == 0
+                if evaluating:
+                    self._evaluate()
+                stopping = not last and how.stop()
+                every = how.checkpoint_every
+                due = every and (how.checkpoint_last if last else self._done % every == 0)
+                if (stopping or due) and self._resumable:
+                    book.save(self._state())
+                elif evaluating or stopping:
+                    book.flush()
+                if book.diverged is None:
+                    show(Progress(self._done, book.rows[-1]))
+                if stopping:
+                    kept = book.kept and self._resumable
+                    raise StoppedError(
+                        f"stopped after round {self._done} of {spec.rounds}, as asked: "
+                        + ("the same command goes on from there" if kept else "nothing kept")
+                    )
+
+    def _ahead(self, done: int) -> Any:
+        """The next segment, which ends where the host has something to do."""
+        spec = self._spec
+        if done == spec.rounds:
+            return None
+        every = [n for n in (spec.eval_every, self._how.checkpoint_every) if n]
+        until = min(spec.rounds, *((done // n + 1) * n for n in every))
+        return self._segments.ahead(done, until - done)
+
+    def _advance(self, ahead: Any) -> Any:
+        """One segment; returns the next one, which is read meanwhile."""
+        segment = ahead.result()
+        following = self._ahead(segment.first + segment.rounds)
+        rows = self.rows.take(segment.clients, self._plan.slots)
+        self.server, rows, self._owed, info, finite = self._programs.advance(
+            self.server, rows, self._owed, segment
+        )
+        host = jax.tree.map(lambda x: np.asarray(x)[: segment.rounds], info)
+        self.rows.put(segment.clients, rows)
+        self._book.add(host, finite=bool(finite))
+        self._done += segment.rounds
+        return following
+
+    @property
+    def _resumable(self) -> bool:
+        """Whether checkpoints are made: not of what does not fit into memory."""
+        return self._plan.private != "disk"
+
+    def _state(self) -> FedState:
+        """The whole state, on the host."""
+        server, owed = jax.tree.map(np.asarray, (self.server, self._owed))
+        return whole(server, self.rows.all(), owed)
+
+    def digest(self) -> dict[str, str]:
+        """Of the whole state, where it fits into memory."""
+        return {"state_digest": checkpoint.digest(self._state())} if self._resumable else {}
+
+    def _evaluate(self) -> None:
+        """Ranks of the held-out items, some clients at a time."""
+        began = time.perf_counter()
+        spec, store = self._spec, self._store
+        full = spec.candidates == 0
+        width = int(np.diff(store.offsets).max()) + 2 if full else spec.candidates
+        row = 8 * width + 8 * spec.dim
+        most = max(int(_EVALUATED_SHARE * self._plan.allowed) // row, 1)
+        size = min(most, _EVALUATED, len(self._evaluated))
+        held_out = store.test if spec.evaluate_on == "test" else store.valid
+        server = jax.device_put(self.server, jax.devices()[0])
+        ranks = np.full(store.n_clients, evaluate.NOT_EVALUATED, np.int32)
+
+        def read(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            clients = self._evaluated[start : start + size]
+            others = np.full((size, width), -1, np.int32)
+            target = np.full(size, -1, np.int32)
+            found = (
+                store.seen(clients)
+                if full
+                else store.candidates(clients, spec.candidates, spec.data_seed)
+            )
+            others[: len(clients), : found.shape[1]] = found
+            target[: len(clients)] = held_out[clients]
+            return clients, target, others
+
+        with ThreadPoolExecutor(1) as thread:
+            for clients, target, others in _one_ahead(
+                thread, read, range(0, len(self._evaluated), size)
+            ):
+                rows = self.rows.take(clients, size)["clients"]
+                rows = jax.device_put(rows, jax.devices()[0])
+                found = self._programs.rank(server, rows, target, others, full)
+                ranks[clients] = found[: len(clients)]
+        self._book.evaluated(ranks)
+        self.evaluate_s += time.perf_counter() - began
+
+
+def _one_ahead(
+    thread: ThreadPoolExecutor, read: Callable[[int], Any], starts: range
+) -> Iterator[Any]:
+    """What is read from each start, the next one in a thread."""
+    following = thread.submit(read, starts[0])
+    for i in range(len(starts)):
+        found = following.result()
+        if i + 1 < len(starts):
+            following = thread.submit(read, starts[i + 1])
+        yield found
+
+
+def _some(n_clients: int, n: int, seed: int) -> np.ndarray:
+    """Clients that are evaluated, ascending."""
+    if not n:
+        return np.arange(n_clients)
+    return np.sort(np.random.default_rng((seed, n)).choice(n_clients, n, replace=False))

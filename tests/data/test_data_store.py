@@ -1,0 +1,324 @@
+"""Stores: the same split as in memory, and nothing that is half there."""
+
+import errno
+import importlib
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedras_jax.data import leave_one_out, read, synthetic
+from fedras_jax.data import store as stores
+from fedras_jax.data.convert import convert
+from fedras_jax.data.store import open_store, write_split
+from fedras_jax.data.synthetic import synthetic_store
+from fedras_jax.errors import DataError
+
+# GiB: as little as the rows below allow, so that they go to several partitions.
+LITTLE = 3e-4
+
+
+def table(n=4000, users=120, items=60, seed=0, times=300):
+    """Users, items, ratings, times: with repeats, ties and rare users."""
+    rng = np.random.default_rng(seed)
+    user = (rng.geometric(3 / users, n) * 7) % users
+    return user, (rng.zipf(1.3, n) * 11) % items, rng.integers(1, 6, n), rng.integers(0, times, n)
+
+
+def write_csv(path, columns, names="userId,movieId,rating,timestamp"):
+    rows = zip(*(np.asarray(c).tolist() for c in columns), strict=True)
+    path.write_text(names + "\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    return path
+
+
+def write_dat(path, columns):
+    rows = zip(*(c.tolist() for c in columns), strict=True)
+    path.write_text("\n".join("::".join(map(str, row)) for row in rows) + "\n")
+    return path
+
+
+def write_parts(path, columns):
+    """A table in two files with several row groups each."""
+    path.mkdir()
+    names = ("user_id", "item_id", "rating", "timestamp")
+    whole = pa.table(dict(zip(names, columns, strict=True)))
+    pq.write_table(whole.slice(0, 1500), path / "part-0.parquet", row_group_size=400)
+    pq.write_table(whole.slice(1500), path / "part-1.parquet", row_group_size=400)
+    return path
+
+
+def assert_same(store, interactions, *, validation=True):
+    expected = leave_one_out(interactions, validation=validation, n_candidates=7)
+    found = store.split(candidates=7)
+    for name in ("offsets", "items", "valid", "test", "candidates"):
+        a, b = getattr(found, name), getattr(expected, name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b, err_msg=name)
+    assert found.n_not_evaluated == expected.n_not_evaluated
+    for name in ("client_ids", "item_ids"):
+        np.testing.assert_array_equal(getattr(store, name), getattr(interactions, name))
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"min_rating": 3.0}, {"k_core": 8}, {"min_rating": 2.0, "k_core": 5}],
+    ids=str,
+)
+def test_a_converted_file_is_the_split_in_memory(tmp_path, filters):
+    path = write_csv(tmp_path / "ratings.csv", table())
+    steps: dict[str, int | None] = {}
+
+    def tell(what, done, total):
+        steps[what] = total
+
+    found = convert(path, tmp_path / "s", memory=LITTLE, tell=tell, **filters)
+    expected = read(path, **filters)
+    assert_same(found, expected)
+    assert found.made["k_core"] == filters.get("k_core", 0)
+    assert steps["repeats"] > 1  # partitions
+    if "k_core" in filters:
+        assert expected.n_clients < read(path).n_clients
+
+
+@pytest.mark.parametrize("write", [write_dat, write_parts])
+def test_other_formats(tmp_path, write):
+    columns = table()
+    path = write(tmp_path / ("u.dat" if write is write_dat else "parts"), columns)
+    found = convert(path, tmp_path / "s", memory=LITTLE)
+    assert_same(found, read(write_csv(tmp_path / "r.csv", columns)))
+
+
+def test_compressed_text_without_times_or_validation(tmp_path, store):
+    user, item, *_ = table()
+    path = write_csv(tmp_path / "r.csv", (user, item), "user,item")
+    packed = store("z.csv.gz", path.read_text())
+    found = convert(packed, tmp_path / "s", memory=LITTLE, validation=False)
+    assert_same(found, read(path), validation=False)
+    assert found.made["validation"] is False
+
+
+@pytest.mark.parametrize("odd", ["007", "nine"])
+def test_ids_are_integers_only_if_all_of_them_are(tmp_path, odd):
+    user, item, rating, time = table(20_000)  # several chunks of 64 KiB, the odd one last
+    users = [*user.tolist(), odd, odd, odd]
+    columns = (users, [*item, 1, 2, 3], [*rating, 5, 5, 5], [*time, 1, 2, 3])
+    path = write_csv(tmp_path / "r.csv", [np.asarray(c, object) for c in columns])
+    found = convert(path, tmp_path / "s", memory=1e-2)
+    assert found.client_ids.dtype.kind == "U"
+    assert odd in found.client_ids
+    assert_same(found, read(path))
+
+
+def test_synthetic_store(tmp_path):
+    size = {"mean_interactions": 9, "seed": 4}
+    found = synthetic_store(tmp_path / "s", 300, 70, **size)
+    assert_same(found, synthetic(300, 70, **size))
+    assert found.made["seed"] == 4
+
+
+def test_winners_of_a_long_row_are_those_of_a_sort(monkeypatch):
+    size = {"mean_interactions": 30, "seed": 2}
+    plain = synthetic(40, 3000, **size)
+    module = importlib.import_module("fedras_jax.data.synthetic")  # not the function
+    monkeypatch.setattr(module, "_MANY_ITEMS", 1)
+    np.testing.assert_array_equal(synthetic(40, 3000, **size).items, plain.items)
+
+
+def test_memory_is_bounded(tmp_path):
+    """NumPy's arrays, at a tenth of what all rows take."""
+    path = write_csv(tmp_path / "r.csv", table(150_000, users=3000, items=900, times=10**6))
+    tracemalloc.start()
+    convert(path, tmp_path / "s", memory=4e-3)
+    little = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    leave_one_out(read(path), n_candidates=0)
+    much = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert little < 4e-3 * 2**30
+    assert much > 2 * little
+
+
+def test_gathered_histories(tmp_path):
+    split = leave_one_out(synthetic(50, 40, mean_interactions=8), n_candidates=0)
+    found = write_split(tmp_path / "s", split)
+    clients = np.array([3, 7, 8, 49])
+    offsets, items = found.gather(clients)
+    for i, u in enumerate(clients):
+        expected = split.items[split.offsets[u] : split.offsets[u + 1]]
+        np.testing.assert_array_equal(items[offsets[i] : offsets[i + 1]], expected)
+    seen = found.seen(clients)
+    for i, u in enumerate(clients):
+        own = [split.valid[u], split.test[u], *split.items[split.offsets[u] : split.offsets[u + 1]]]
+        assert seen[i][seen[i] >= 0].tolist() == own
+    assert found.gather(np.zeros(0, int))[1].size == 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stores") / "s"
+    synthetic_store(folder, 30, 20, mean_interactions=5)
+    return folder
+
+
+def edited(whole, tmp_path, **changes):
+    path = tmp_path / "s"
+    shutil.copytree(whole, path)
+    meta = json.loads((path / "meta.json").read_text()) | changes
+    (path / "meta.json").write_text(json.dumps(meta))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "parquet"}, "this is no store"),
+        ({"version": 2}, "expected a store of version 1, found 2; convert its source again"),
+        ({"interactions": 5}, "is not as it was written"),
+    ],
+)
+def test_another_format_or_version_is_refused(whole, tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        open_store(edited(whole, tmp_path, **changes))
+
+
+def test_foreign_folders_are_refused(tmp_path, whole):
+    with pytest.raises(DataError, match="no such store"):
+        open_store(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"found no meta\.json, which is written last"):
+        open_store(tmp_path)
+    (tmp_path / "meta.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["item", "offsets", "test", "client_ids"])
+def test_files_cut_short_are_refused(whole, tmp_path, column):
+    path = edited(whole, tmp_path)
+    file = path / f"{column}.npy"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(DataError, match=rf"{column}.npy: expected \d+ bytes, found \d+"):
+        open_store(path)
+    file.unlink()
+    with pytest.raises(DataError, match=rf"{column}.npy: cannot be read"):
+        open_store(path)
+
+
+def test_damage_of_the_same_size_is_found(whole, tmp_path):
+    path = edited(whole, tmp_path)
+    shutil.copy(path / "test.npy", path / "valid.npy")  # fits: not to be told apart
+    open_store(path)
+    for value, message in ((99, "expected 0..19"), (0, "a client's items do not ascend")):
+        items = np.load(whole / "item.npy")
+        items[4:7] = value
+        np.save(path / "item.npy", items)
+        with pytest.raises(DataError, match=f"item.npy is damaged: {message}"):
+            open_store(path).gather(np.arange(30))
+    offsets = np.load(whole / "offsets.npy")
+    offsets[3] = 10**6
+    np.save(path / "offsets.npy", offsets)
+    with pytest.raises(DataError, match=r"offsets\.npy is damaged"):
+        open_store(path)
+    np.save(path / "offsets.npy", offsets.view(np.uint64))
+    with pytest.raises(DataError, match=r"expected <i8 .* found <u8"):
+        open_store(path)
+
+
+def test_what_is_there_is_left_alone(whole, tmp_path):
+    before = {path: path.read_bytes() for path in whole.iterdir()}
+    with pytest.raises(DataError, match="already holds a store"):
+        synthetic_store(whole, 30, 20)
+    assert {path: path.read_bytes() for path in whole.iterdir()} == before
+    with pytest.raises(DataError, match="already holds something else"):
+        convert(write_csv(tmp_path / "r.csv", table(50)), tmp_path)
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyError()])
+def test_what_is_cut_short_leaves_nothing(tmp_path, monkeypatch, failure):
+    source = write_csv(tmp_path / "r.csv", table())
+    calls = []
+
+    def append(self, values, plain=stores._Column.append):
+        calls.append(values)
+        if len(calls) > 12:
+            raise failure
+        plain(self, values)
+
+    monkeypatch.setattr(stores._Column, "append", append)
+    expected = DataError if isinstance(failure, OSError) else KeyError
+    with pytest.raises(expected, match=r"No space left|^$"):
+        convert(source, tmp_path / "s", memory=LITTLE)
+    assert len(calls) > 12
+    assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path, whole):
+    partial = tmp_path / "s.partial"
+    shutil.copytree(whole, partial)
+    (partial / "meta.json").unlink()
+    assert synthetic_store(tmp_path / "s", 30, 20, mean_interactions=5).n_clients == 30
+    assert not partial.exists()
+    own = tmp_path / "t.partial/notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(DataError, match="is in the way"):
+        synthetic_store(tmp_path / "t", 30, 20)
+    assert own.read_text() == "mine"
+
+
+def test_places_that_cannot_be_written_are_refused_early(tmp_path, monkeypatch):
+    source = write_csv(tmp_path / "r.csv", table(50))
+    with pytest.raises(DataError, match="cannot be written"):
+        convert(source, source / "s")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(DataError, match=r"GiB are needed and 0\.0 GiB are free"):
+        convert(source, tmp_path / "s")
+
+
+def test_sources_that_do_not_fit_are_refused(tmp_path):
+    source = write_csv(tmp_path / "r.csv", table())
+    bare = write_csv(tmp_path / "bare.csv", table()[:2], "user,item")
+    into = tmp_path / "s"
+    for path, settings, message in (
+        (source, {"min_rating": 9}, "removed all 4000 interactions; the ratings run from 1 to 5"),
+        (source, {"k_core": 900}, "k_core=900 removed all interactions"),
+        (source, {"memory": 1e-5}, "needs? .* GiB, and memory is"),
+        (source, {"memory": 0}, "memory above 0"),
+        (bare, {"min_rating": 2}, "needs ratings and the source has none"),
+        (tmp_path / "none.csv", {}, "no such file"),
+        (tmp_path, {}, "expected one ratings file"),
+        (source, {"columns": {"user": "who"}}, "expected the user column 'who'"),
+    ):
+        if path == tmp_path:
+            (tmp_path / "more.tsv").write_text("user\titem\n")
+        with pytest.raises(DataError, match=message):
+            convert(path, into, **settings)
+        assert not into.exists()
+    triple = tmp_path / "x.train.rating"
+    triple.write_text("1\t2\n")
+    with pytest.raises(DataError, match="brings its own split"):
+        convert(triple, into)
+
+
+def test_a_file_cut_short_is_refused(tmp_path, store):
+    source = write_csv(tmp_path / "r.csv", table())
+    text = source.read_text()
+    packed = store("z.csv.gz", text)
+    packed.write_bytes(packed.read_bytes()[:-50])
+    with pytest.raises(DataError, match="damaged or cut short"):
+        convert(packed, tmp_path / "s")
+    ragged = store("ragged.csv", text + "1,2\n")
+    with pytest.raises(DataError, match="expected 4 columns in every row"):
+        convert(ragged, tmp_path / "s")
+    late = store("late.csv", text + "1,2,x,4\n")
+    with pytest.raises(DataError, match="rating values are not numbers"):
+        convert(late, tmp_path / "s")
+    half = tmp_path / "half.parquet"
+    half.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match="expected a Parquet file"):
+        convert(half, tmp_path / "s")
