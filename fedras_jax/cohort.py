@@ -22,7 +22,10 @@ AXIS = "clients"
 
 # Clients per chunk at the narrowest width. On CPU a chunk's rows should stay in cache;
 # accelerators want many. `benchmarks/round.py --chunk` measures it.
-CHUNK = {"cpu": 16, "gpu": 512, "tpu": 512}
+CHUNK = {"cpu": 8, "gpu": 512, "tpu": 512}
+
+# Examples of all clients together from which on more widths are worth their compilation.
+MANY_EXAMPLES = 1_000_000
 
 
 def default_chunk() -> int:
@@ -38,17 +41,22 @@ def client_mesh(n_devices: int | None = None) -> Mesh:
     return Mesh(np.array(devices[:n_devices]), (AXIS,))
 
 
-def plan_widths(lengths: np.ndarray, n_widths: int = 4, multiple: int = 64) -> tuple[int, ...]:
+def plan_widths(
+    lengths: np.ndarray, n_widths: int | None = None, multiple: int = 64
+) -> tuple[int, ...]:
     """At most `n_widths` static widths that pad these lengths least.
 
     Args:
       lengths: integer [U], examples of each client; clients are taken as equally likely.
-      n_widths: each width is compiled once, so this trades compile time for padding.
+      n_widths: each width is compiled once, so this trades compile time for padding. None: 4, and 8
+        where all clients together have `MANY_EXAMPLES` or more.
       multiple: widths are multiples of it.
 
     Returns:
       Ascending widths; the last holds the longest client.
     """
+    if n_widths is None:
+        n_widths = 8 if np.sum(lengths) >= MANY_EXAMPLES else 4
     steps = np.maximum(-(-np.asarray(lengths, np.int64) // multiple), 1)
     size, count = np.unique(steps, return_counts=True)
     below = np.concatenate([[0], np.cumsum(count)])

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from fedras_jax import kmeans, kmeans1d
+from fedras_jax import kmeans, kmeans1d, sums
 
 
 @struct.dataclass
@@ -65,13 +65,13 @@ def errors(
     """
     n_clusters = points.table.best.shape[0] - 1
     grid = sorted({*(2**i for i in range(n_clusters.bit_length())), n_clusters})
-    total = jnp.sum(rows * rows)
+    total = sums.squares(rows)
     found = [total]
     for k in grid:
         label = kmeans1d.levels(points.table, points.along, mask, k, polish=0).label
         member = (jnp.arange(k)[:, None] == label) * mask.astype(rows.dtype)
-        sums = jnp.dot(member, rows, precision=kmeans.PRECISION)
-        kept = jnp.sum(sums * sums, axis=1) / jnp.maximum(member.sum(1), 1)
+        totals = jnp.dot(member, rows, precision=kmeans.PRECISION)
+        kept = jnp.sum(totals * totals, axis=1) / jnp.maximum(member.sum(1), 1)
         found.append(jnp.maximum(total - kept.sum(), 0))
     steps = np.searchsorted(grid, np.arange(n_clusters + 1), side="right")
     return jnp.stack(found)[steps] / jnp.maximum(total, 1e-30)

@@ -23,6 +23,10 @@ from fedras_jax.types import LocalResult, LocalTraining
 
 PRECISION = jax.lax.Precision.HIGHEST
 
+# Up to so many minibatches are compiled one by one: a loop copies each one's rows out of the stack,
+# which takes longer than to train on them. More would take too long to compile.
+UNROLLED = 8
+
 
 def factored(
     lr: float | Array,
@@ -48,7 +52,7 @@ def factored(
         powers = [decay ** (n - 1 - f) for f in range(n)]
         return list(zip(coefs, vectors, powers, strict=True))
 
-    def minibatch(private, rows, label, live, coefs, vectors, basis):
+    def minibatch(private, rows, label, mask, coefs, vectors, basis):
         """One step on one minibatch.
 
         Returns the new private vector, the rows' coefficients, the vector along which they move,
@@ -61,26 +65,27 @@ def factored(
             score = jnp.dot(rows, decayed(private, seen, basis), precision=PRECISION)
         for c, v, power in past(coefs, vectors):
             score += power * jnp.dot(v, private, precision=PRECISION) * c
+        live = mask.astype(rows.dtype)
         gap = (jax.nn.sigmoid(score) - label) * live
         grad = decayed(jnp.dot(gap, rows, precision=PRECISION), seen, basis)
         for c, v, power in past(coefs, vectors):
             grad += power * jnp.dot(c, gap, precision=PRECISION) * v
-        n = live.sum()
+        n = mask.sum(dtype=jnp.int32)
         stepped = private - lr * (grad / jnp.maximum(n, 1) + weight_decay * private)
-        loss = jnp.sum((jax.nn.softplus(score) - label * score) * live)
+        loss = jnp.dot(jax.nn.softplus(score) - label * score, live, precision=PRECISION)
         return jnp.where(n > 0, stepped, private), -lr * gap, project(private, basis), loss
 
-    def run(private, rows, label, live, coefs, vectors, basis):
+    def run(private, rows, label, mask, coefs, vectors, basis):
         """`minibatch` on a segment: one minibatch, or a stack of them with a leading axis."""
         if rows.ndim == 2:
-            return minibatch(private, rows, label, live, coefs, vectors, basis)
+            return minibatch(private, rows, label, mask, coefs, vectors, basis)
 
         def body(private, block):
             q, y, m, c, v = block
             stepped, *out = minibatch(private, q, y, m, c, v, basis)
             return stepped, tuple(out)
 
-        private, (c, v, losses) = jax.lax.scan(body, private, (rows, label, live, coefs, vectors))
+        private, (c, v, losses) = jax.lax.scan(body, private, (rows, label, mask, coefs, vectors))
         return private, c, v, losses.sum()
 
     def train(
@@ -91,8 +96,8 @@ def factored(
         mask: Bool[Array, " l"],
         basis: Float[Array, "r d"] | None = None,
     ) -> LocalResult:
-        live = mask.astype(rows.dtype)
-        parts = (_segments(x, batch_size) for x in (rows, label, live))
+        rows = rows * mask[:, None]
+        parts = (_segments(x, batch_size) for x in (rows, label, mask))
         segments = list(zip(*parts, strict=True))
         coefs: list[tuple] = [() for _ in segments]
         vectors: list[tuple] = [() for _ in segments]
@@ -116,7 +121,7 @@ def factored(
             private=private,
             rows=jnp.where(mask[:, None], change, 0),
             shared=shared,
-            loss=loss / jnp.maximum(live.sum(), 1),
+            loss=loss / jnp.maximum(mask.sum(), 1),
             epochs=epochs,
         )
 
@@ -139,7 +144,12 @@ def decayed(
 
 
 def _segments(x: Array, size: int) -> list[Array]:
-    """x cut into minibatches: a stack of whole ones, where there are any, and the remainder."""
-    whole = x.shape[0] // size
+    """x cut into minibatches: one by one, or where they are many, whole ones as a stack.
+
+    The last one may be smaller.
+    """
+    n, whole = x.shape[0], x.shape[0] // size
+    if n <= UNROLLED * size:
+        return [x[at : at + size] for at in range(0, n, size)]
     stack = x[: whole * size].reshape(whole, size, *x.shape[1:])
     return [part for part in (stack, x[whole * size :]) if part.shape[0]]

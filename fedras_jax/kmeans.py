@@ -203,17 +203,20 @@ def main_directions(
       rank: static number of directions r.
       iterations: static number of steps; each costs two passes over the points.
     """
-    points = jnp.where(mask[:, None], points, 0)
-    n = points.shape[0]
     # Dealt like cards: clients' padding comes last, and stretches of the list could be empty.
-    length = jnp.pad(jnp.max(jnp.abs(points), axis=1), (0, -n % rank))
-    longest = jnp.argmax(length.reshape(-1, rank), axis=0) * rank + jnp.arange(rank)
+    n, order = points.shape[0], jnp.arange(rank)
+    size = jnp.where(mask[:, None], jnp.abs(points), 0)
+    size = jnp.pad(size, [(0, -n % rank), (0, 0)]).reshape(-1, rank, points.shape[1])
+    # The column of the largest entry, then its row: XLA:CPU is fast along columns only.
+    column = jnp.argmax(jax.lax.optimization_barrier(size.max(axis=0)), axis=1)
+    at = size[:, order, column]
+    longest, length = jnp.argmax(at, axis=0) * rank + order, at.max(axis=0)
     # The longest of all comes first: it alone decides how fast the first direction is found.
-    longest = longest[jnp.argsort(-length[longest])]
-    start = points[jnp.minimum(longest, n - 1)]
+    start = points[jnp.minimum(longest[jnp.argsort(-length)], n - 1)]
 
     def step(_, basis):
         along = jnp.dot(points, _orthonormal(basis).T, precision=PRECISION)
+        along = jnp.where(mask[:, None], along, 0)
         top = jnp.max(jnp.abs(along), axis=0)  # products of tiny entries would underflow
         return jnp.dot((along / jnp.where(top > 0, top, 1)).T, points, precision=PRECISION)
 

@@ -67,7 +67,8 @@ def table(
     bins = bins or max(64, 16 * n_clusters)
     weight = mask.astype(values.dtype) if weights is None else weights * mask
     centre, scale, unit = _standardise(values, mask)
-    member = _member(unit, _adaptive_bins(unit, weight, bins))
+    place = _place(unit, _adaptive_bins(unit, weight, bins))
+    member = _member(place, bins)
     mass = jnp.dot(member, weight, precision=PRECISION)
     mean = jnp.dot(member, weight * unit, precision=PRECISION) / jnp.maximum(mass, 1e-30)
     cost = _interval_costs(mass, mean)
@@ -80,8 +81,8 @@ def table(
 
     _, rest = jax.lax.scan(one_more, start, length=n_clusters)
     best = jnp.concatenate([start[None], rest])
-    within = jnp.sum(weight * jnp.sum(member * (unit[None, :] - mean[:, None]) ** 2, axis=0))
-    nothing = jnp.sum(weight * values * values)
+    within = jnp.dot(weight, (unit - mean[place]) ** 2, precision=PRECISION)
+    nothing = jnp.dot(weight, values * values, precision=PRECISION)
     error = jnp.concatenate([nothing[None], (rest[:, -1] + within) * scale * scale])
     return Table(error, best, cost, mass, mean * scale + centre)
 
@@ -147,14 +148,18 @@ def _standardise(values, mask):
     return low, scale, jnp.where(mask, (values - low) / scale, 0.0)
 
 
-def _member(unit: Float[Array, " n"], low: Float[Array, " b"]) -> Float[Array, "b n"]:
-    """One-hot f32[B, N] of the last bin that begins at or below each value.
+def _place(unit: Float[Array, " n"], low: Float[Array, " b"]) -> Int[Array, " n"]:
+    """The last bin that begins at or below each value.
 
     Counting edges puts every value into exactly one bin, however the edges were rounded; values
     below the first edge belong to the first bin.
     """
-    label = jnp.sum(unit >= low[1:, None], axis=0)
-    return (jnp.arange(low.shape[0])[:, None] == label).astype(unit.dtype)
+    return jnp.sum(unit >= low[1:, None], axis=0)
+
+
+def _member(place: Int[Array, " n"], bins: int) -> Float[Array, "b n"]:
+    """One-hot f32[B, N] of the values' bins."""
+    return (jnp.arange(bins)[:, None] == place).astype(jnp.float32)
 
 
 def _adaptive_bins(unit: Float[Array, " n"], weight: Float[Array, " n"], bins: int):
@@ -169,7 +174,7 @@ def _adaptive_bins(unit: Float[Array, " n"], weight: Float[Array, " n"], bins: i
     low, high = edge[:-1], edge[1:]
     for level in range(1, REFINEMENTS):
         size = bins * (level + 1) // REFINEMENTS
-        mass = jnp.dot(_member(unit, low), weight)
+        mass = jnp.dot(_member(_place(unit, low), low.shape[0]), weight)
         filled = mass > 0
         share = jnp.where(filled, jnp.cbrt(mass * (high - low) ** 2), 0)
         running = jnp.dot(jnp.tril(jnp.ones((share.shape[0],) * 2)), share)

@@ -76,6 +76,19 @@ def jittered(key: Array, profile: Profile) -> Pace:
     )
 
 
+def chance(
+    seed: int | Array, round_: int | Array, client: Array, device: Profile
+) -> tuple[Pace, Array]:
+    """What a round has in store for one client: its speeds, and draws for `outcome`.
+
+    Args:
+      seed: of the run. round_, client: i32[], a global id.
+      device: the client's profile.
+    """
+    pace = jittered(rng.address(seed, rng.Stream.JITTER, round_, client), device)
+    return pace, jax.random.uniform(rng.address(seed, rng.Stream.FAILURE, round_, client), (2,))
+
+
 def phases(pace: Pace, bits_down: Array, work: Array, encoding: Array, bits_up: Array) -> Array:
     """Seconds of each of `PHASES`, f32[5].
 
@@ -103,15 +116,15 @@ def spent(phases: Array, begin: Array, length: Array) -> Array:
     return jnp.maximum(jnp.minimum(ends, begin + length) - low, 0)
 
 
-def outcome(key: Array, failure: Array, phases: Array) -> Outcome:
+def outcome(draws: Array, failure: Array, phases: Array) -> Outcome:
     """How a client's round ends.
 
     Args:
-      key: the client's, in this round.
+      draws: f32[2], uniform: whether it fails, and when.
       failure: f32[], probability of failing.
       phases: f32[5] seconds.
     """
-    fate, moment = jax.random.uniform(key, (2,))
+    fate, moment = draws
     ends = jnp.cumsum(phases)
     starts = ends - phases
     fails = fate < failure

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from fedras_jax import accounting, assembly, cohort, network, registry, results, rng
+from fedras_jax import accounting, assembly, cohort, network, registry, results
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.publish import Ledger
 from fedras_jax.spec import Spec
@@ -286,12 +286,11 @@ def _replay(
 
     def one(inputs):
         round_, client, examples, encoded, up, owed, device = inputs
-        pace = network.jittered(rng.address(seed, rng.Stream.JITTER, round_, client), device)
+        pace, draws = network.chance(seed, round_, client, device)
         down = jnp.where(owed > 0, owed + shared, 0)
         encoding = encode_work * examples * encoded
         phases = network.phases(pace, down, examples * epochs, encoding, up)
-        key = rng.address(seed, rng.Stream.FAILURE, round_, client)
-        outcome = network.outcome(key, device.failure, phases)
+        outcome = network.outcome(draws, device.failure, phases)
         # Who has nothing to train on fetches the table, and that is all.
         zero, one = jnp.zeros(()), jnp.ones(())
         idle = Outcome(zero, jnp.zeros_like(phases), one > 0, one, one)

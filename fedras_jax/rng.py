@@ -62,17 +62,31 @@ def permute(key: Key[Array, ""], index: Int[Array, "*n"], size: Int[Array, ""]) 
       index: i32, values below `size`; others map to unspecified values.
       size: i32 scalar, at least 1.
     """
-    words = jax.random.bits(key, (PERMUTATION_ROUNDS, 2), jnp.uint32)
+    return shuffled(rounds_of(key), index, size)
+
+
+def rounds_of(key: Key[Array, ""]) -> UInt32[Array, "r 2"]:
+    """The words of a permutation's rounds, for `shuffled`: `permute` in two steps.
+
+    For several permutations at once, as deriving words is many small operations.
+    """
+    return jax.random.bits(key, (PERMUTATION_ROUNDS, 2), jnp.uint32)
+
+
+def shuffled(
+    words: UInt32[Array, "r 2"], index: Int[Array, "*n"], size: Int[Array, ""]
+) -> Int[Array, "*n"]:
+    """`permute` by the words of its key."""
     n = size.astype(jnp.uint32)
 
-    def shuffle(r, x):
-        pivot = words[r, 0] % n
+    def shuffle(x, word):
+        pivot, salt = word
         partner = jnp.where(x <= pivot, pivot - x, pivot + n - x)
-        swap = _bit(jnp.maximum(x, partner) + words[r, 1])
-        return jnp.where(swap, partner, x)
+        swap = _bit(jnp.maximum(x, partner) + salt)
+        return jnp.where(swap, partner, x), None
 
     # A loop, not 24 copies: XLA:CPU would fuse the copies into every consumer and hash again.
-    x = jax.lax.fori_loop(0, PERMUTATION_ROUNDS, shuffle, index.astype(jnp.uint32))
+    x, _ = jax.lax.scan(shuffle, index.astype(jnp.uint32), (words[:, 0] % n, words[:, 1]))
     return x.astype(jnp.int32)
 
 

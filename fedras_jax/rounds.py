@@ -36,6 +36,7 @@ from fedras_jax import (
     publish,
     reducers,
     rng,
+    sums,
 )
 from fedras_jax.errors import SpecError
 from fedras_jax.types import (
@@ -67,10 +68,6 @@ from fedras_jax.types import (
     Transform,
     Update,
 )
-
-# Clients whose histories' heavy tail is worth more compiled widths: lognormal lengths (sigma 1) are
-# padded to 1.6 times their sum by six widths, and to 2.2 times by four.
-MANY = 100_000
 
 
 def federated(
@@ -132,8 +129,8 @@ def federated(
         form, `codecs.grid`; None: float32. Rounding to it is part of the feedback as well.
       downlink_trend: share of what the server sends that clients add to what they change by
         themselves in each round from then on; 0 for none.
-      n_widths: how many widths clients are padded to; each is compiled once. None: 4, and 6 from
-        `MANY` clients on.
+      n_widths: how many widths clients are padded to; by the number of examples when None, see
+        `cohort.plan_widths`.
       chunk: clients run at once on a device; by platform when None.
       mesh: devices to share a cohort, from `cohort.client_mesh`; one device when None.
 
@@ -156,7 +153,7 @@ def federated(
     fields = codec.fields(sizes)  # refuses settings that do not fit M and D
     publishing = publish.publisher(downlink, snapshot, sizes, seed, downlink_trend)
     n_examples = examples.count(lengths, n_items, negatives)
-    widths = cohort.plan_widths(n_examples, n_widths or (4 if n_clients < MANY else 6))
+    widths = cohort.plan_widths(n_examples, n_widths)
     chunk = chunk or cohort.default_chunk()
     devices = network.ideal(n_clients) if profile is None else agreement.profile(profile, n_clients)
     # Where everyone is the same, one entry will do.
@@ -211,12 +208,12 @@ def federated(
     def one_client(width, broadcast, inputs):
         """Steps 1 to 4 for one client: its payload, and what is kept."""
         round_, public, shared, data, round_key, budget_state = broadcast
-        member, private, codec_state, owed = inputs
+        member, (keys, pace, draws), private, codec_state, owed = inputs
         who, device = member.client, member.device
         ctx = Context(sizes, round_key)
 
         def key(stream):
-            return rng.address(seed, stream, round_, who)
+            return jax.random.wrap_key_data(keys[stream])
 
         batch = examples.draw(
             key(rng.Stream.NEGATIVES),
@@ -266,13 +263,13 @@ def federated(
         k = jnp.minimum(k, n_rows)  # what is sent
         counts = jnp.append(payload.counts, n_shared).astype(jnp.int32)
         phases = network.phases(
-            network.jittered(key(rng.Stream.JITTER), device),
+            pace,
             bits_down,
             work,
             encoding * (0 if codec.lossless else jnp.maximum(k, 1)),
             bits.float_bits(all_fields, counts),
         )
-        outcome = network.outcome(key(rng.Stream.FAILURE), device.failure, phases)
+        outcome = network.outcome(draws, device.failure, phases)
         # A client without examples sends nothing, whether or not `fold_clients` runs it.
         live = batch.mask.any()
         info = {
@@ -345,7 +342,7 @@ def federated(
             ones = jnp.ones(1)
             first = jnp.zeros(1, jnp.int32)
             members = placed(Cohort(first, ones > 0, ones, ones, jnp.int32(ones)))
-            of_all = (members, state.clients, state.codec, state.owed)
+            of_all = (members, lots(jnp.int32(0), members), state.clients, state.codec, state.owed)
             key = rng.address(seed, rng.Stream.SHARED, 0)
             broadcast = (state.round, state.public, state.shared, data, key, state.budget)
             (payload, _, _), _ = one_client(width, broadcast, jax.tree.map(lambda x: x[0], of_all))
@@ -381,6 +378,28 @@ def federated(
             members = dataclasses.replace(members, device=found)
         return members
 
+    def lots(round_, members):
+        """What is drawn for each client of a cohort: keys, speeds, and whether it fails.
+
+        Together, before clients are dealt to chunks: deriving keys is many small operations.
+        """
+        streams = (
+            rng.Stream.NEGATIVES,
+            rng.Stream.SHUFFLE,
+            rng.Stream.CODEC,
+            rng.Stream.TRANSFORM,
+        )
+        keys = {
+            stream: jax.vmap(
+                lambda who, stream=stream: jax.random.key_data(
+                    rng.address(seed, stream, round_, who)
+                )
+            )(members.client)
+            for stream in streams
+        }
+        speeds = jax.vmap(lambda who, device: network.chance(seed, round_, who, device))
+        return keys, *speeds(members.client, members.device)
+
     def step(
         state: FedState, data: Histories, members: Cohort | None = None
     ) -> tuple[FedState, RoundInfo]:
@@ -397,7 +416,7 @@ def federated(
             lambda x: x[slot], (state.clients, state.codec, state.owed)
         )
         broadcast = (state.round, state.public, state.shared, data, round_key, state.budget)
-        inputs = (members, private, codec_state, owed)
+        inputs = (members, lots(state.round, members), private, codec_state, owed)
         zero = (reducer.zero(sizes), jax.tree.map(jnp.zeros_like, state.shared), jnp.zeros(()))
         over = functools.partial(cohort.fold_clients, widths=widths, chunk=chunk, mesh=mesh)
 
@@ -562,13 +581,13 @@ def _distortion(delta, decoded, sizes: Sizes, *, aligned: bool) -> Array:
       sizes: M and D.
       aligned: the decoded rows lie in the delta's slots; otherwise they are found by item.
     """
-    total = jnp.sum(delta.row * delta.row)
+    total = sums.squares(delta.row)
     if aligned:
-        error = jnp.sum((delta.row - decoded.row) ** 2)
+        error = sums.squares(delta.row - decoded.row)
     else:
         n = delta.item.shape[0]
         slot = jnp.full(sizes.items + 1, n).at[delta.item].set(jnp.arange(n))
         slot = jnp.where(decoded.mask, slot[decoded.item.clip(0, sizes.items)], n)
         sent = jnp.pad(delta.row, [(0, 1), (0, 0)])[slot]
-        error = total + jnp.sum((decoded.row - sent) ** 2) - jnp.sum(sent * sent)
+        error = total + sums.squares(decoded.row - sent) - sums.squares(sent)
     return jnp.maximum(error, 0) / jnp.where(total > 0, total, 1)

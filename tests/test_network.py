@@ -13,6 +13,13 @@ from fedras_jax import network, profiles
 from fedras_jax.types import Pace
 
 N = 50_000
+
+
+def ended(key, failure, phases):
+    """`network.outcome` with draws from a key."""
+    return network.outcome(jax.random.uniform(key, (2,)), failure, phases)
+
+
 PHASES = (0.5, 2.0, 3.0, 0.25, 4.0)
 # What sqrt(n) times Kolmogorov's statistic exceeds once in 10 000 times.
 KOLMOGOROV = 2.23
@@ -91,7 +98,7 @@ def test_no_jitter_is_the_known_pace():
 
 @functools.cache
 def end_all():
-    return jax.jit(jax.vmap(network.outcome, in_axes=(0, None, None)))
+    return jax.jit(jax.vmap(ended, in_axes=(0, None, None)))
 
 
 @functools.cache
@@ -169,7 +176,7 @@ def test_ideal_clients_take_no_time():
     @jax.vmap
     def run(key, profile):
         pace = network.jittered(key, profile)
-        return network.outcome(key, profile.failure, network.phases(pace, size, size, size, size))
+        return ended(key, profile.failure, network.phases(pace, size, size, size, size))
 
     found = run(jax.random.split(jax.random.key(0), 3), profile)
     np.testing.assert_array_equal(found.seconds, 0)

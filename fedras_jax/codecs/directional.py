@@ -14,7 +14,7 @@ Source: ours; the paper clusters full rows.
 
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans, kmeans1d
+from fedras_jax import bits, directions, kmeans, kmeans1d, sums
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
@@ -74,8 +74,10 @@ def directional(
         )
         error = None
         if rank == 1:
-            total = jnp.sum(delta.row * delta.row)
-            off = total - length[0] * jnp.sum(coords * coords)
+            total = sums.squares(delta.row)
+            off = total - length[0] * jnp.dot(
+                coords[:, 0], coords[:, 0], precision=kmeans.PRECISION
+            )
             error = (off + length[0] * table.error) / jnp.maximum(total, 1e-30)
             error = jnp.maximum(error, 0)
         return Prepared(error, (basis, directions.Points(coords, coords[:, 0], table)))
