@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments import compiled
 from fedras_jax.errors import FedrasError, SpecError, StoppedError
 from fedras_jax.spec import Spec
 
@@ -194,6 +195,7 @@ def start_devices() -> Any:
 
     for chatty in ("jax", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    compiled.keep()
     asked = DEVICES.value
     if asked is not None and asked < 1:
         raise SpecError(f"--devices must be at least 1, not {asked}")

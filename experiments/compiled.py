@@ -1,0 +1,71 @@
+"""Compiled programs that outlive their process, so that the next one starts in a few seconds.
+
+The folder is `--compilation_cache`; without the flag that of JAX_COMPILATION_CACHE_DIR, else one in
+the user's cache folder, by the processor's abilities: programs for one may not run on another. A
+program that takes a second or more to compile is kept; nothing is ever deleted, as JAX can't know
+what is still of use, and the folder may be deleted at any time. `none` keeps nothing.
+"""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+from absl import flags, logging
+
+from fedras_jax.errors import SpecError
+
+CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Folder that keeps compiled programs, 'none' for none; default: the user's cache folder.",
+)
+
+
+def keep() -> Path | None:
+    """Tells JAX where compiled programs are kept; returns the folder, None where none are.
+
+    A folder of the user's own choice must be writable. The default one that is not is left alone,
+    with a line in the log.
+
+    Raises:
+      SpecError: the folder that was asked for can't be made or written to.
+    """
+    import jax
+
+    asked = CACHE.value
+    if asked == "none":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return None
+    if asked is None and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    folder = Path(asked).expanduser() if asked else default_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable and asked:
+        raise SpecError(f"--compilation_cache={asked}: not a folder that can be written to")
+    if not writable:
+        logging.info("%s can't be written to: programs are compiled anew each time", folder)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return folder
+
+
+def default_folder() -> Path:
+    """In XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "fedras_jax" / f"{platform.machine()}-{_abilities()}"
+
+
+def _abilities() -> str:
+    """A digest of the instruction sets that the processor says it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (x for x in lines if x.lower().startswith(("flags", "features")))
+    told = next(named, platform.processor())
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
