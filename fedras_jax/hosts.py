@@ -14,7 +14,9 @@ import functools
 import os
 import pickle
 import re
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,9 +61,12 @@ def start(
         others end.
       initialization_timeout_s: seconds in which all must be there.
 
+    If not all are there in time, the process ends with a message and `os.EX_TEMPFAIL`: JAX would
+    abort it.
+
     Raises:
-      SpecError: numbers out of range, or JAX finds no cluster and not everything is given.
-      LostError: not all were there in time, or the address cannot be used.
+      SpecError: numbers out of range, a port in use, or JAX finds no cluster and not everything is
+        given.
     """
     _check(coordinator_address, num_processes, process_id)
     for name, seconds in (
@@ -70,16 +75,19 @@ def start(
     ):
         if seconds < 1:
             raise SpecError(f"{name} must be at least 1, not {seconds}")
+    if coordinator_address is not None and process_id == 0:
+        _require_free(coordinator_address)
     try:
-        jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            initialization_timeout=initialization_timeout_s,
-            heartbeat_timeout_seconds=heartbeat_timeout_s,
-            # Those who end wait for the others no longer than for one that is silent.
-            shutdown_timeout_seconds=heartbeat_timeout_s,
-        )
+        with _at_most(initialization_timeout_s, coordinator_address):
+            jax.distributed.initialize(
+                coordinator_address,
+                num_processes,
+                process_id,
+                initialization_timeout=initialization_timeout_s + 60,
+                heartbeat_timeout_seconds=heartbeat_timeout_s,
+                # Those who end wait for the others no longer than for one that is silent.
+                shutdown_timeout_seconds=heartbeat_timeout_s,
+            )
     except ValueError as e:
         given = {
             "coordinator_address": coordinator_address,
@@ -93,12 +101,46 @@ def start(
                 f"{' and '.join(missing)} must be given"
             ) from e
         raise
-    except RuntimeError as e:  # JAX's own is one
-        if "must be called before" in str(e) or "only be called once" in str(e):
-            raise
-        raise LostError(
-            f"the processes have not found each other at {coordinator_address} within "
-            f"{initialization_timeout_s} s: {_line(e)}"
+
+
+@contextlib.contextmanager
+def _at_most(seconds: int, address: str | None) -> Iterator[None]:
+    """End this process where something takes longer."""
+
+    def end() -> None:
+        where = "" if address is None else f" at {address}"
+        print(
+            f"error: not all processes have come together{where} within {seconds} s: is each of "
+            "them running, with a process_id of its own, and can it reach that address? "
+            "(initialization_timeout_s sets the time)",
+            file=sys.stderr,
+        )
+        sys.stderr.flush()
+        os._exit(os.EX_TEMPFAIL)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _require_free(address: str) -> None:
+    """Refuse a port on this host that is in use; JAX would crash.
+
+    Raises:
+      SpecError: it is.
+    """
+    port = int(address.rsplit(":", 1)[1])
+    try:
+        with socket.create_server(("", port), family=socket.AF_INET):
+            pass
+    except (OSError, OverflowError) as e:
+        raise SpecError(
+            f"coordinator_address={address}: this process cannot listen on port {port} ({e}): "
+            "choose another, for all processes"
         ) from e
 
 
@@ -108,7 +150,7 @@ def _check(address: str | None, n: int | None, i: int | None) -> None:
     Raises:
       SpecError: an address without a port, or numbers out of range.
     """
-    if address is not None and not re.fullmatch(r".+:\d{1,5}", address):
+    if address is not None and not re.fullmatch(r".+:[1-9]\d{0,4}", address):
         raise SpecError(f"coordinator_address={address}: expected HOST:PORT")
     if n is not None and n < 1:
         raise SpecError(f"num_processes must be at least 1, not {n}")
