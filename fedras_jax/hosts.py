@@ -216,8 +216,11 @@ def together(make: Callable[[], T]) -> T:
         raise done.error
     for i, other in enumerate(told):
         if other.error is not None:
-            kind = type(other.error) if isinstance(other.error, FedrasError) else FedrasError
-            raise kind(f"process {i} of {count()} has stopped: {other.error}")
+            ours = isinstance(other.error, FedrasError)
+            kind, why = (
+                (type(other.error), other.error) if ours else (FedrasError, repr(other.error))
+            )
+            raise kind(f"process {i} of {count()} has stopped: {why}")
     return done.value
 
 
