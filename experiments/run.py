@@ -16,9 +16,8 @@ import json
 from absl import app
 from absl import flags as absl_flags
 
-from fedras_jax import hosts
-
 from experiments import distributed, flags
+from fedras_jax import hosts
 
 for _module in (flags, distributed):  # so that --help shows them
     absl_flags.adopt_module_key_flags(_module)

@@ -1,5 +1,6 @@
 """Rounds in segments: advance, evaluate, save, show, until runs are over or told to stop."""
 
+import functools
 import time
 from collections.abc import Sequence
 
@@ -64,7 +65,7 @@ def train(
             last = done == spec.rounds
             due = every and (options.checkpoint_last if last else done % every == 0)
             if stopping or due:
-                hosts.together(lambda: _save(records, state))
+                hosts.together(functools.partial(_save, records, state))
             elif evaluating:
                 hosts.together(lambda: _flush(records))
             sound = [each.rows[-1] for each in records if each.diverged is None]

@@ -1,4 +1,4 @@
-"""One of the processes that `test_hosts` starts: python hosts_worker.py WHAT PROCESS PORT FOLDER."""
+"""A process that `test_hosts` starts: python hosts_worker.py WHAT PROCESS PORT FOLDER."""
 
 import contextlib
 import json
