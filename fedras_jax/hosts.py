@@ -267,6 +267,27 @@ def put(tree: PyTree, sharding: Sharding | None) -> PyTree:
     return jax.tree.map(one, tree)
 
 
+def put_parts(n: int, read: Callable[[int, int], np.ndarray], sharding: NamedSharding) -> jax.Array:
+    """An array [n] that is dealt to all devices, of which each process reads its own parts.
+
+    Args:
+      n: its length, a multiple of the number of devices.
+      read: (start, end) -> that part.
+      sharding: of the leading axis over all devices.
+    """
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, end, _ = index[0].indices(n)
+        return read(start, end)
+
+    return jax.make_array_from_callback((n,), sharding, part)
+
+
+def own(tree: PyTree) -> PyTree:
+    """What is the same on all devices, as it is on a device of this process."""
+    return jax.tree.map(lambda x: x if x.is_fully_addressable else x.addressable_data(0), tree)
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Says it in a sentence when another process is gone.

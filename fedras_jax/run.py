@@ -140,8 +140,8 @@ def _run_group(
 ) -> list[Result | DivergedError]:
     started = time.perf_counter()
     first = hosts.together(lambda: _same_program(specs))
-    _one_experiment(specs, size, options)
-    folders = _claim(specs, workdirs)
+    one_experiment(specs, size, options)
+    folders = claim(specs, workdirs)
     mesh = hosts.together(lambda: _mesh(options.devices, mesh))
 
     def ready() -> tuple[Split, list[Algorithm]]:
@@ -190,8 +190,12 @@ def _same_program(specs: Sequence[Spec]) -> Spec:
     return first
 
 
-def _one_experiment(specs: Sequence[Spec], size: int, options: Options) -> None:
+def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: Any) -> None:
     """Whether all processes are about to run the same, and may.
+
+    Args:
+      specs, size, options: as in `run_group`.
+      more: what else must be the same.
 
     Raises:
       SpecError: they differ, or there is more than one run.
@@ -208,6 +212,7 @@ def _one_experiment(specs: Sequence[Spec], size: int, options: Options) -> None:
         {
             **specs[0].to_json(),
             **{name: getattr(options, name) for name in steps},
+            **more,
             "fedras_jax's version": metadata.version("fedras_jax"),
             "jax's version": jax.__version__,
         }
@@ -220,17 +225,15 @@ def split_digest(split: Split) -> str:
     return checkpoint.digest([x for x in arrays if x is not None])
 
 
-def _claim(
-    specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None]
-) -> list[Path | None]:
+def claim(specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None]) -> list[Path | None]:
     """The runs' folders, which only the first process has."""
 
-    def claim() -> None:
+    def each() -> None:
         for folder, spec in zip(workdirs, specs, strict=True):
             if folder is not None:
                 results.claim(folder, spec)
 
-    hosts.from_first(claim)
+    hosts.from_first(each)
     mine = hosts.is_first()
     return [Path(folder) if folder is not None and mine else None for folder in workdirs]
 
