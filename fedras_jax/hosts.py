@@ -276,7 +276,7 @@ def put_parts(n: int, read: Callable[[int, int], np.ndarray], sharding: NamedSha
       sharding: of the leading axis over all devices.
     """
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         start, end, _ = index[0].indices(n)
         return read(start, end)
 

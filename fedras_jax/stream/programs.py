@@ -144,6 +144,10 @@ class Programs:
         self._first_rows = jax.jit(first_rows)
         self._to_compile = jax.jit(advance, donate_argnums=(1, 2, 3), out_shardings=self.sharding)
 
+        # What several processes have brought, on all devices.
+        whole_items = jax.jit(lambda item: item[: plan.items], out_shardings=self.sharding)
+        self._whole: Any = whole_items if hosts.count() > 1 else lambda item: item
+
         def rank(server, private, target, others, full):
             ranks = evaluate.full_ranks if full else evaluate.sampled_ranks
             return ranks(model, server.public, server.shared, private, target, others)
@@ -171,7 +175,8 @@ class Programs:
     ) -> tuple[FedState, PyTree, Array, RoundInfo, Array]:
         """A segment's rounds; the first three are donated."""
         limit = hosts.put(np.int32(segment.rounds), self.sharding)
-        args = (self._given, server, rows, owed, segment.data, segment.cohorts, limit)
+        data = dataclasses.replace(segment.data, item=self._whole(segment.data.item))
+        args = (self._given, server, rows, owed, data, segment.cohorts, limit)
         if self._advance is None:
             began = time.perf_counter()
             # All begin it together, because a collective's first use waits for nobody for long.

@@ -92,7 +92,7 @@ def stream(
       StoppedError: `stop` said so; what was done has been saved, unless private state is on disk.
     """
     how = Options(**options)
-    asked = {
+    asked: dict[str, Any] = {
         "memory": memory,
         "rounds_at_once": rounds_at_once,
         "private_on": private_on,
