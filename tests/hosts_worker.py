@@ -12,12 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedras_jax import cohort, hosts
-from fedras_jax.data import synthetic
+from fedras_jax.data import leave_one_out, synthetic
+from fedras_jax.data.store import open_store, write_split
 from fedras_jax.errors import FedrasError, LostError
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept
 from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
+from fedras_jax.stream.budget import Plan
+from fedras_jax.stream.segments import Segments
+from fedras_jax.types import Cohort
 
 SPEC = Spec(
     dataset="synthetic:40x60x8",
@@ -113,11 +117,49 @@ def shares():
     return [mesh.size, int(total), np.asarray(kept).tolist()]
 
 
+def segment(folder):
+    """Histories of a segment, of which each process reads a part."""
+    split = leave_one_out(synthetic(200, 90, mean_interactions=30), n_candidates=0)
+    if hosts.is_first():
+        write_split(folder / "store", split)
+    hosts.any_of(False)  # until it is there
+    store = open_store(folder / "store")
+    read = []
+
+    class Watched:
+        offsets = store.offsets
+
+        def gather(self, clients):
+            read.append(len(clients))
+            return store.gather(clients)
+
+    drawn = np.random.default_rng(0).permutation(200)[:120].reshape(2, 60).astype(np.int32)
+    ones = np.ones((2, 60), np.float32)
+    cohorts = Cohort(drawn, ones > 0, ones, ones, np.zeros((2, 60), np.int32))
+    n = int(np.diff(store.offsets)[drawn].sum())
+    sizes = Plan(2, 130, n + 7, "host", 0, 0, 0, 0, 0)
+    everywhere = jax.sharding.NamedSharding(cohort.client_mesh(), jax.sharding.PartitionSpec())
+    made = Segments(Watched(), sizes, lambda first: cohorts, None, everywhere).make(0, 2)
+    item = np.asarray(jax.jit(lambda x: x, out_shardings=everywhere)(made.data.item))
+    offset, expected = store.gather(made.clients)
+    return {
+        "whole": [
+            np.array_equal(item[:n], expected),
+            np.array_equal(np.asarray(made.data.offset)[: len(offset)], offset),
+        ],
+        "read": sum(read),
+        "clients": len(made.clients),
+    }
+
+
 def everything(me, folder, nowhere):
     found = {"nowhere": nowhere, "exchanges": exchanges(me), "shares": shares()}
+    found["segment"] = segment(folder)
     result = run(folder / "whole")
     found["summary"], found["rounds"] = result.summary, result.rounds
     found["ranks"] = result.ranks.tolist()
+    if hosts.is_first():
+        np.save(folder / "items.npy", result.state.items)
     with no_programs():
         again = run(folder / "whole")
     found["again"] = again.rounds == result.rounds
