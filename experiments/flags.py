@@ -12,13 +12,15 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from experiments import compiled
-from fedras_jax.errors import FedrasError, SpecError, StoppedError
+from fedras_jax import hosts
+from fedras_jax.errors import FedrasError, LostError, SpecError, StoppedError
 from fedras_jax.spec import Spec
 
 _DEFAULT = Spec()
@@ -84,7 +86,9 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "Where your own or downloaded d
 WORKDIR = flags.DEFINE_string("workdir", None, "Results folder; nothing is written without one.")
 CHUNK_SIZE = flags.DEFINE_integer("chunk_size", None, "Clients at once; default: by platform.")
 DEVICES = flags.DEFINE_integer(
-    "devices", None, "Devices that share a cohort; default: all, on CPU one for each core."
+    "devices",
+    None,
+    "Devices of a process that share a cohort; default: all, on CPU one for each core.",
 )
 PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 CHECKPOINT_EVERY = flags.DEFINE_integer(
@@ -193,25 +197,36 @@ def start_devices() -> Any:
 
     from fedras_jax import cohort
 
-    for chatty in ("jax", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    quiet()
     compiled.keep()
     asked = DEVICES.value
     if asked is not None and asked < 1:
         raise SpecError(f"--devices must be at least 1, not {asked}")
     # Only sizes the CPU backend; where there is an accelerator, JAX prefers that.
     jax.config.update("jax_num_cpu_devices", asked or len(os.sched_getaffinity(0)))
-    if (asked or 1) > jax.device_count():
-        raise SpecError(f"--devices={asked}, but there are {jax.device_count()}")
-    n = asked or jax.device_count()
-    return cohort.client_mesh(n) if n > 1 else None
+
+    def mesh() -> Any:
+        there = jax.local_device_count()
+        if (asked or 1) > there:
+            raise SpecError(f"--devices={asked}, but there are {there}")
+        shared = cohort.client_mesh(asked)
+        return shared if shared.size > 1 else None
+
+    return hosts.together(mesh)
+
+
+def quiet() -> None:
+    """Have libraries tell of nothing less than a warning."""
+    for chatty in ("jax", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
 def friendly_errors() -> Iterator[None]:
     """What the user can mend is one line and exit code 2; anything else keeps its traceback.
 
-    A run that was told to stop, and did, ends with `STOPPED`.
+    A run that was told to stop, and did, ends with `STOPPED`; so does one of several processes when
+    another is gone.
     """
     try:
         yield
@@ -219,10 +234,19 @@ def friendly_errors() -> Iterator[None]:
         sys.stdout.flush()
         print(e, file=sys.stderr)
         sys.exit(STOPPED)
+    except LostError as e:
+        print(f"error: {e}", file=sys.stderr)
+        hosts.leave(STOPPED)
+        sys.exit(STOPPED)
     except FedrasError as e:
         sys.stdout.flush()
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
+    except BaseException as e:
+        if not isinstance(e, SystemExit) and hosts.started():
+            traceback.print_exc()
+            hosts.leave(1)  # so that the others see it at once
+        raise
 
 
 def no_arguments(argv: Sequence[str]) -> None:

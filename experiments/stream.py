@@ -15,9 +15,11 @@ import sys
 from absl import app
 from absl import flags as absl_flags
 
-from experiments import flags
+from experiments import distributed, flags
+from fedras_jax import hosts
 
-absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
+for _module in (flags, distributed):  # so that --help shows them
+    absl_flags.adopt_module_key_flags(_module)
 
 MEMORY = absl_flags.DEFINE_float("memory", 4.0, "GiB that arrays may take.")
 AT_ONCE = absl_flags.DEFINE_integer(
@@ -35,6 +37,7 @@ def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
         spec = flags.spec_from_flags()
+        distributed.start()
         mesh = flags.start_devices()
         from fedras_jax.stream import stream  # after the devices are set up
 
@@ -49,7 +52,8 @@ def main(argv: list[str]) -> None:
             tell=lambda line: print(line, file=sys.stderr),
             **flags.options_from_flags(stop=flags.stop_when_told()),
         )
-    print(json.dumps(result.summary, indent=2))
+    if hosts.is_first():
+        print(json.dumps(result.summary, indent=2))
 
 
 if __name__ == "__main__":

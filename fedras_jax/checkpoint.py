@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedras_jax import hosts
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.spec import Spec
 from fedras_jax.types import PyTree
@@ -178,8 +179,15 @@ def _manager(folder: Path, keep: int | None = None) -> Iterator[tuple[Any, Any]]
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(_worth_telling)
+    # The first of several processes saves and restores for all, and waits for none of them.
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+    if keep is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=keep is not None, cleanup_tmp_directories=keep is not None
+        max_to_keep=keep,
+        create=False,
+        cleanup_tmp_directories=keep is not None,
+        **({} if hosts.count() == 1 else {"multiprocessing_options": alone}),
     )
     manager = ocp.CheckpointManager(folder.absolute(), options=options)
     try:

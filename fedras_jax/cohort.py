@@ -34,11 +34,15 @@ def default_chunk() -> int:
 
 
 def client_mesh(n_devices: int | None = None) -> Mesh:
-    """A mesh of devices that share the clients of a cohort: all of them, or the first n."""
-    devices = jax.devices()
-    if n_devices is not None and not 1 <= n_devices <= len(devices):
-        raise ValueError(f"{n_devices} devices asked for, but there are {len(devices)}")
-    return Mesh(np.array(devices[:n_devices]), (AXIS,))
+    """A mesh of devices that share the clients of a cohort: all, or the first n of each process."""
+    own = jax.local_device_count()
+    if n_devices is not None and not 1 <= n_devices <= own:
+        raise ValueError(f"{n_devices} devices asked for, but there are {own}")
+    taken: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        taken.setdefault(device.process_index, []).append(device)
+    devices = [device for own in taken.values() for device in own[:n_devices]]
+    return Mesh(np.array(devices), (AXIS,))
 
 
 def plan_widths(

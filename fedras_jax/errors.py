@@ -25,6 +25,10 @@ class StoppedError(FedrasError):
     """A run was asked to stop, and has saved where it stands: the same command goes on."""
 
 
+class LostError(FedrasError):
+    """Another process of the same run is gone: the same command goes on from its checkpoint."""
+
+
 class ResultsError(FedrasError):
     """A results folder that cannot be written to or read from."""
 

@@ -1,5 +1,6 @@
 """The compiled programs of a group of runs, and what a process keeps of them for its next group."""
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedras_jax import assembly, cohort
+from fedras_jax import assembly, cohort, hosts
 from fedras_jax.data import Interactions, Split
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
@@ -99,11 +100,12 @@ class Programs:
         self._of_runs = everywhere
         if over_runs is not None:
             self._of_runs = NamedSharding(over_runs, PartitionSpec(cohort.AXIS))
-        self.data = jax.device_put(data, everywhere)
-        self.init = jax.jit(init, out_shardings=self._of_runs)
-        self.advance: Any = jax.jit(advance, donate_argnums=1)
-        self.rank: Any = jax.jit(rank)
-        self.finite = jax.jit(finite)
+        self.data = hosts.put(data, everywhere)
+        compiled = functools.partial(jax.jit, out_shardings=self._of_runs)
+        self.init = compiled(init)
+        self.advance: Any = compiled(advance, donate_argnums=1)
+        self.rank: Any = compiled(rank)
+        self.finite = compiled(finite)
 
     def arguments(self, specs: Sequence[Spec]) -> Arguments:
         """The runs' numbers, on the devices where these run."""
@@ -115,7 +117,7 @@ class Programs:
         The last run is repeated in slots that are left.
         """
         padded = [*trees, *[trees[-1]] * (self._slots - len(trees))]
-        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *padded), self._of_runs)
+        return hosts.put(jax.tree.map(lambda *x: np.stack(x), *padded), self._of_runs)
 
     def compile(self, given: Arguments, state: FedState) -> float:
         """Compile what a run needs, once; returns seconds."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedras_jax import accounting, checkpoint, evaluate, metrics, results
+from fedras_jax import accounting, checkpoint, evaluate, hosts, metrics, results
 from fedras_jax.errors import DivergedError, ResultsError
 from fedras_jax.spec import Spec
 from fedras_jax.tensorboard import Board
@@ -78,6 +78,16 @@ class Record:
         Raises:
           ResultsError: checkpoints or logs that are not this run's, or cannot be read.
         """
+        found, rows = hosts.from_first(lambda: self._found(state))
+        if found is None:
+            return 0, None
+        self.rows, self._written = rows, found.round
+        self._account.resume(rows, found.tree["drawn"], found.tree["counted"])
+        self.trained_s = float(found.tree["trained_s"])
+        return found.round, found.tree["state"]
+
+    def _found(self, state: PyTree) -> tuple[checkpoint.Saved | None, list[dict[str, Any]]]:
+        """The folder's last checkpoint, and the rows until then; what came after is dropped."""
         found = None
         if self._folder is not None:
             found = checkpoint.restore(self._folder, self.spec, tree(state, self._account))
@@ -86,7 +96,7 @@ class Record:
         clients = self._clients.resume(done)
         self._board.resume(done)
         if found is None:
-            return 0, None
+            return None, []
         rows = [] if table is None else results.rows_in(table)
         if [row["round"] for row in rows] != list(range(1, done + 1)):
             raise ResultsError(
@@ -100,10 +110,7 @@ class Record:
                 f"{self._folder} was run for {done} rounds without log_clients: leave it off, or "
                 "choose another --workdir"
             )
-        self.rows, self._written = rows, done
-        self._account.resume(rows, found.tree["drawn"], found.tree["counted"])
-        self.trained_s = float(found.tree["trained_s"])
-        return done, found.tree["state"]
+        return found, rows
 
     def add(self, info: RoundInfo, *, finite: bool) -> None:
         """Take in a segment of rounds, leading axis R.

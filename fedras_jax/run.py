@@ -6,6 +6,7 @@ run is a group of one.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import platform
 import time
@@ -20,7 +21,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedras_jax import assembly, checkpoint, cohort, evaluate, examples, record, results
+from fedras_jax import assembly, checkpoint, cohort, evaluate, examples, hosts, record, results
 from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.options import Options
@@ -77,6 +78,7 @@ def run(
       ResultsError: `workdir` belongs to another Spec or cannot be written.
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved.
+      LostError: another process of the run is gone.
     """
     done = run_group(
         [spec], workdirs=[workdir], interactions=interactions, mesh=mesh, options=Options(**options)
@@ -113,16 +115,42 @@ def run_group(
       For each a result, or why it diverged; the others go on.
 
     Raises:
-      SpecError, DataError, ResultsError, StoppedError: as in `run`.
+      SpecError, DataError, ResultsError, StoppedError, LostError: as in `run`.
     """
+    with hosts.watched():
+        return _run_group(
+            specs,
+            workdirs or [None] * len(specs),
+            interactions,
+            mesh,
+            options or Options(),
+            size,
+            kept or Kept(),
+        )
+
+
+def _run_group(
+    specs: Sequence[Spec],
+    workdirs: Sequence[str | os.PathLike | None],
+    interactions: Interactions | None,
+    mesh: Mesh | None,
+    options: Options,
+    size: int,
+    kept: Kept,
+) -> list[Result | DivergedError]:
     started = time.perf_counter()
-    options = options or Options()
-    first = _same_program(specs)
-    folders = _claim(specs, workdirs)
-    mesh = mesh or _mesh(options.devices)
-    kept = kept or Kept()
-    split = kept.split(first, options.data_dir, interactions)
-    algorithms = [assembly.assemble(spec, split)[1] for spec in specs]  # all of them can be run
+    first = hosts.together(lambda: _same_program(specs))
+    one_experiment(specs, size, options)
+    folders = claim(specs, workdirs)
+    mesh = hosts.together(lambda: _mesh(options.devices, mesh))
+
+    def ready() -> tuple[Split, list[Algorithm]]:
+        split = kept.split(first, options.data_dir, interactions)
+        return split, [assembly.assemble(spec, split)[1] for spec in specs]  # all can be run
+
+    split, algorithms = hosts.together(ready)
+    if hosts.count() > 1:
+        hosts.require_same({"the data's digest": split_digest(split)})
     done: dict[int, Result | DivergedError] = {}
     if interactions is None:  # which a folder does not name
         done = _stored(specs, algorithms, folders, split, options)
@@ -162,27 +190,77 @@ def _same_program(specs: Sequence[Spec]) -> Spec:
     return first
 
 
-def _claim(
-    specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None] | None
-) -> list[Path | None]:
-    folders = workdirs or [None] * len(specs)
-    return [
-        None if folder is None else results.claim(folder, spec)
-        for folder, spec in zip(folders, specs, strict=True)
-    ]
+def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: Any) -> None:
+    """Whether all processes are about to run the same, and may.
 
-
-def _mesh(devices: int | None) -> Mesh | None:
-    """So many devices, or all that there are; None for a single one.
+    Args:
+      specs, size, options: as in `run_group`.
+      more: what else must be the same.
 
     Raises:
-      SpecError: there are fewer.
+      SpecError: they differ, or there is more than one run.
     """
-    there = jax.device_count()
+    if hosts.count() == 1:
+        return
+    if max(size, len(specs)) > 1:
+        raise SpecError(
+            f"{max(size, len(specs))} runs in a group, but several processes run one together: "
+            "give each machine its own part of a sweep (--shard)"
+        )
+    steps = ("checkpoint_every", "checkpoint_last", "chunk_size", "devices", "keep_states")
+    hosts.require_same(
+        {
+            **specs[0].to_json(),
+            **{name: getattr(options, name) for name in steps},
+            **more,
+            "fedras_jax's version": metadata.version("fedras_jax"),
+            "jax's version": jax.__version__,
+        }
+    )
+
+
+def split_digest(split: Split) -> str:
+    """SHA-256 over the arrays of a split."""
+    arrays = (split.offsets, split.items, split.valid, split.test, split.candidates)
+    return checkpoint.digest([x for x in arrays if x is not None])
+
+
+def claim(specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None]) -> list[Path | None]:
+    """The runs' folders, which only the first process has."""
+
+    def each() -> None:
+        for folder, spec in zip(workdirs, specs, strict=True):
+            if folder is not None:
+                results.claim(folder, spec)
+
+    hosts.from_first(each)
+    mine = hosts.is_first()
+    return [Path(folder) if folder is not None and mine else None for folder in workdirs]
+
+
+def _mesh(devices: int | None, mesh: Mesh | None) -> Mesh | None:
+    """The mesh that is given, or so many devices of each process, or all; None for a single one.
+
+    Raises:
+      SpecError: there are fewer, or a process has none in the mesh.
+    """
+    n = hosts.count()
+    if mesh is not None or n > 1:
+        mesh = mesh if mesh is not None else _own(devices)
+        there = {device.process_index for device in mesh.devices.flat}
+        if there != set(range(n)):
+            raise SpecError(
+                f"a mesh with devices of {len(there)} of {n} processes: every process needs one"
+            )
+        return mesh
+    return _own(devices) if (devices or jax.device_count()) > 1 else None
+
+
+def _own(devices: int | None) -> Mesh:
+    there = jax.local_device_count()
     if devices is not None and devices > there:
         raise SpecError(f"devices={devices}, but there are {there}")
-    n = devices or there
-    return cohort.client_mesh(n) if n > 1 else None
+    return cohort.client_mesh(devices)
 
 
 def _stored(
@@ -195,18 +273,24 @@ def _stored(
     """Results of those runs whose folders hold all that they would leave, by their places."""
     found: dict[int, Result | DivergedError] = {}
     for i, (spec, algorithm, folder) in enumerate(zip(specs, algorithms, folders, strict=True)):
-        # What cannot be read is run again, which says what is wrong or mends it.
-        with contextlib.suppress(ResultsError):
-            result = folder and _read(folder, spec, algorithm, split, options)
-            if result:
-                found[i] = result
+
+        def read(spec=spec, algorithm=algorithm, folder=folder):
+            # What cannot be read is run again, which says what is wrong or mends it.
+            with contextlib.suppress(ResultsError):
+                return folder and _read(folder, spec, algorithm, split.n_clients, options)
+
+        there = hosts.from_first(read)
+        if there:
+            summary, rows, ranks, state = there
+            state = None if state is None else jax.device_put(state)
+            found[i] = Result(spec, summary, rows, ranks, state, split)
     return found
 
 
 def _read(
-    folder: Path, spec: Spec, algorithm: Algorithm, split: Split, options: Options
-) -> Result | None:
-    """A finished run's result; None where its folder lacks something that it would leave.
+    folder: Path, spec: Spec, algorithm: Algorithm, n_clients: int, options: Options
+) -> tuple[dict[str, Any], list[dict[str, Any]], np.ndarray, PyTree] | None:
+    """A finished run's summary, rows, ranks and state; None where its folder lacks something.
 
     Raises:
       ResultsError: a file that cannot be read.
@@ -218,15 +302,15 @@ def _read(
     log = results.read_log(folder, "rounds")
     rows = [] if log is None else results.rows_in(log)
     whole = [row["round"] for row in rows] == list(range(1, spec.rounds + 1))
-    if summary["spec"] != spec.to_json() or ranks.size != split.n_clients or not whole:
+    if summary["spec"] != spec.to_json() or ranks.size != n_clients or not whole:
         return None
     state = None
     if options.keep_states:
-        saved = record.last(folder, spec, algorithm, split.n_clients)
+        saved = record.last(folder, spec, algorithm, n_clients)
         if saved is None or checkpoint.digest(saved.tree["state"]) != summary.get("state_digest"):
             return None
-        state = jax.device_put(saved.tree["state"])
-    return Result(spec, summary, rows, ranks, state, split)
+        state = saved.tree["state"]
+    return summary, rows, ranks, state
 
 
 def _leaves(folder: Path, spec: Spec, options: Options) -> bool:
@@ -272,7 +356,7 @@ def _go_on(
     """
     given = programs.arguments([each.spec for each in records])
     state = programs.deal(states) if done else programs.init(given)
-    compile_s = programs.compile(given, state)
+    compile_s = hosts.together(lambda: programs.compile(given, state))
     state, startup_s = train(records, programs, given, state, done, options, started)
     times = {"compile_s": compile_s, "startup_s": startup_s}
     return _results(records, programs, state, split, options.keep_states, times)
@@ -291,22 +375,23 @@ def _results(
     for i, each in enumerate(records):
         own: FedState | None = jax.tree.map(lambda x, i=i: x[i], state)
         trained = record.clients_in(each.rows)
+        more = {
+            "clients": {
+                "total": split.n_clients,
+                "not_evaluated": int((each.ranks == evaluate.NOT_EVALUATED).sum()),
+                "short_of_negatives": short_clients(each.spec, split),
+            },
+            # Of all runs that shared the program.
+            "speed": {
+                "clients_per_s": trained / each.trained_s,
+                "runs": len(records),
+                **times,
+            },
+            "env": environment(programs.mesh),
+            "state_digest": checkpoint.digest(own),
+        }
         try:
-            summary = each.finish(
-                clients={
-                    "total": split.n_clients,
-                    "not_evaluated": int((each.ranks == evaluate.NOT_EVALUATED).sum()),
-                    "short_of_negatives": short_clients(each.spec, split),
-                },
-                # Of all runs that shared the program.
-                speed={
-                    "clients_per_s": trained / each.trained_s,
-                    "runs": len(records),
-                    **times,
-                },
-                env=environment(programs.mesh),
-                state_digest=checkpoint.digest(own),
-            )
+            summary = hosts.together(functools.partial(each.finish, **more))
         except DivergedError as e:
             done.append(e)
         else:
@@ -333,6 +418,7 @@ def environment(mesh: Mesh | None) -> dict[str, Any]:
         "numpy": np.__version__,
         "device": jax.devices()[0].device_kind,
         "devices": 1 if mesh is None else mesh.devices.size,
+        "processes": hosts.count(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
     }

@@ -1,12 +1,13 @@
 """Rounds in segments: advance, evaluate, save, show, until runs are over or told to stop."""
 
+import functools
 import time
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from fedras_jax import record
+from fedras_jax import hosts, record
 from fedras_jax.errors import StoppedError
 from fedras_jax.options import Options
 from fedras_jax.programs import SEGMENT, Programs
@@ -44,7 +45,8 @@ def train(
     name = spec.codec if len(records) == 1 else f"{spec.codec}, {len(records)} runs"
     if done == spec.rounds:
         _evaluate(records, programs.rank(state))
-    with bar(name, spec.rounds, start=done, enabled=options.progress) as show:
+    shown = options.progress and hosts.is_first()
+    with bar(name, spec.rounds, start=done, enabled=shown) as show:
         while done < spec.rounds and any(each.diverged is None for each in records):
             began = time.perf_counter()
             until = _next_stop(done, spec, options)
@@ -55,7 +57,7 @@ def train(
             evaluating = done % spec.eval_every == 0 or done == spec.rounds
             if evaluating:
                 _evaluate(records, programs.rank(state))
-            stopping = done < spec.rounds and options.stop()
+            stopping = done < spec.rounds and hosts.any_of(options.stop())
             every = options.checkpoint_every
             seconds = time.perf_counter() - began
             for each in records:
@@ -63,21 +65,32 @@ def train(
             last = done == spec.rounds
             due = every and (options.checkpoint_last if last else done % every == 0)
             if stopping or due:
-                host = jax.tree.map(np.asarray, state)
-                for i, each in enumerate(records):
-                    each.save(jax.tree.map(lambda x, i=i: x[i], host))
+                hosts.together(functools.partial(_save, records, state))
             elif evaluating:
-                for each in records:
-                    each.flush()
+                hosts.together(lambda: _flush(records))
             sound = [each.rows[-1] for each in records if each.diverged is None]
             if sound:
                 show(Progress(done, _mean(sound)))
             if stopping:
+                kept = hosts.from_first(lambda: records[0].kept)
                 raise StoppedError(
                     f"stopped after round {done} of {spec.rounds}, as asked: "
-                    + ("the same command goes on from there" if records[0].kept else "nothing kept")
+                    + ("the same command goes on from there" if kept else "nothing kept")
                 )
     return state, startup_s
+
+
+def _save(records: Sequence[record.Record], state: FedState) -> None:
+    if not any(each.kept for each in records):
+        return
+    host = jax.tree.map(np.asarray, state)
+    for i, each in enumerate(records):
+        each.save(jax.tree.map(lambda x, i=i: x[i], host))
+
+
+def _flush(records: Sequence[record.Record]) -> None:
+    for each in records:
+        each.flush()
 
 
 def _next_stop(done: int, spec: Spec, options: Options) -> int:

@@ -38,6 +38,7 @@ FLOORS = [
         "training",
         "assembly",
         "checkpoint",
+        "hosts",
         "record",
         "recommend",
         "axes",

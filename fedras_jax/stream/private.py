@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from fedras_jax import hosts
 from fedras_jax.errors import ResultsError
 from fedras_jax.types import Array, PyTree
 
@@ -46,7 +47,7 @@ class OnDevice:
 
     def __init__(self, rows: PyTree, sharding: Sharding | None) -> None:
         """Of host arrays with leading axis U; what is taken has the sharding."""
-        self._home = jax.devices()[0]
+        self._home = jax.local_devices()[0]
         self._rows = jax.device_put(rows, self._home)
         self._sharding = sharding
         self._take = jax.jit(lambda rows, at: jax.tree.map(lambda x: x[at], rows))
@@ -64,11 +65,11 @@ class OnDevice:
         return jax.device_put(padded, self._home)
 
     def take(self, clients: np.ndarray, slots: int) -> PyTree:
-        return jax.device_put(self._take(self._rows, self._at(clients, slots)), self._sharding)
+        return hosts.put(self._take(self._rows, self._at(clients, slots)), self._sharding)
 
     def put(self, clients: np.ndarray, rows: PyTree) -> None:
         slots = jax.tree.leaves(rows)[0].shape[0]
-        rows = jax.device_put(rows, self._home)
+        rows = jax.device_put(hosts.own(rows), self._home)
         self._rows = self._put(self._rows, self._at(clients, slots), rows)
 
     def block(self, first: int, size: int) -> PyTree:
@@ -92,7 +93,7 @@ class OnHost:
             found[: len(clients)] = x[clients]
             return found
 
-        return jax.device_put(jax.tree.map(some, self._rows), self._sharding)
+        return hosts.put(jax.tree.map(some, self._rows), self._sharding)
 
     def put(self, clients: np.ndarray, rows: PyTree) -> None:
         def write(x: np.ndarray, new: Array) -> None:

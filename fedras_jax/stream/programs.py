@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedras_jax import assembly, bits, evaluate, rng
+from fedras_jax import assembly, bits, evaluate, hosts, rng
 from fedras_jax.data import Split
 from fedras_jax.data.store import Store
 from fedras_jax.simulate import simulate
@@ -93,9 +93,9 @@ class Programs:
         self.compile_s = 0.0
         given = assembly.arguments(spec, split.n_clients)
         # Beside the others, so that cohorts are drawn while these are busy.
-        self._home = jax.device_put(given, jax.devices()[0])
+        self._home = jax.device_put(given, jax.local_devices()[0])
         # A cohort brings its devices along.
-        self._given = jax.device_put(dataclasses.replace(given, profile=None), self.sharding)
+        self._given = hosts.put(dataclasses.replace(given, profile=None), self.sharding)
         self._advance: Any = None
         model, whole_algorithm, _ = assembly.assemble(spec, split)
         self._snapshot_bits = float(whole_algorithm.snapshot_bits)
@@ -142,7 +142,11 @@ class Programs:
         self._draw = jax.jit(draw)
         self._begin = jax.jit(begin, out_shardings=self.sharding)
         self._first_rows = jax.jit(first_rows)
-        self._to_compile = jax.jit(advance, donate_argnums=(1, 2, 3))
+        self._to_compile = jax.jit(advance, donate_argnums=(1, 2, 3), out_shardings=self.sharding)
+
+        # What several processes have brought, on all devices.
+        whole_items = jax.jit(lambda item: item[: plan.items], out_shardings=self.sharding)
+        self._whole: Any = whole_items if hosts.count() > 1 else lambda item: item
 
         def rank(server, private, target, others, full):
             ranks = evaluate.full_ranks if full else evaluate.sampled_ranks
@@ -156,7 +160,7 @@ class Programs:
 
     def owed(self) -> Array:
         """What clients owe at first, by the round whose public table they hold."""
-        return jax.device_put(np.zeros(self._rounds + 1, np.float32), self.sharding)
+        return hosts.put(np.zeros(self._rounds + 1, np.float32), self.sharding)
 
     def first_rows(self, first: int) -> PyTree:
         """The first rows of `BLOCK` clients from one on, on the host."""
@@ -170,11 +174,13 @@ class Programs:
         self, server: FedState, rows: PyTree, owed: Array, segment: Segment
     ) -> tuple[FedState, PyTree, Array, RoundInfo, Array]:
         """A segment's rounds; the first three are donated."""
-        limit = jax.device_put(np.int32(segment.rounds), self.sharding)
-        args = (self._given, server, rows, owed, segment.data, segment.cohorts, limit)
+        limit = hosts.put(np.int32(segment.rounds), self.sharding)
+        data = dataclasses.replace(segment.data, item=self._whole(segment.data.item))
+        args = (self._given, server, rows, owed, data, segment.cohorts, limit)
         if self._advance is None:
             began = time.perf_counter()
-            self._advance = self._to_compile.lower(*args).compile()
+            # All begin it together, because a collective's first use waits for nobody for long.
+            self._advance = hosts.together(lambda: self._to_compile.lower(*args).compile())
             self.compile_s = time.perf_counter() - began
         return self._advance(*args)
 

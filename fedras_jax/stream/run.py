@@ -13,12 +13,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fedras_jax import assembly, checkpoint, evaluate, record, results
+from fedras_jax import assembly, checkpoint, evaluate, hosts, record
+from fedras_jax.data import Split
 from fedras_jax.data.store import Store, open_store
 from fedras_jax.errors import SpecError, StoppedError
 from fedras_jax.options import Options
 from fedras_jax.progress import Progress, bar
-from fedras_jax.run import environment, short_clients
+from fedras_jax.run import claim, environment, one_experiment, short_clients
 from fedras_jax.spec import Spec
 from fedras_jax.stream import private
 from fedras_jax.stream.budget import Plan, plan
@@ -90,12 +91,42 @@ def stream(
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved, unless private state is on disk.
     """
-    started = time.perf_counter()
     how = Options(**options)
-    store = open_store(spec.dataset)
-    _fits(spec, store, evaluate_clients)
-    split = split_of(store)
-    algorithm = assembly.assemble(spec, split)[1]
+    asked: dict[str, Any] = {
+        "memory": memory,
+        "rounds_at_once": rounds_at_once,
+        "private_on": private_on,
+        "evaluate_clients": evaluate_clients,
+    }
+    with hosts.watched():
+        one_experiment([spec], 1, how, **asked)
+        return _stream(spec, how, workdir, mesh, tell, **asked)
+
+
+def _stream(
+    spec: Spec,
+    how: Options,
+    workdir: str | os.PathLike | None,
+    mesh: Mesh | None,
+    tell: Callable[[str], None],
+    *,
+    memory: float,
+    rounds_at_once: int | None,
+    private_on: str | None,
+    evaluate_clients: int,
+) -> Streamed:
+    started = time.perf_counter()
+
+    def ready() -> tuple[Store, Split, Algorithm]:
+        store = open_store(spec.dataset)
+        _fits(spec, store, evaluate_clients)
+        split = split_of(store)
+        return store, split, assembly.assemble(spec, split)[1]
+
+    store, split, algorithm = hosts.together(ready)
+    if hosts.count() > 1:
+        about = [store.offsets, store.valid, store.test]
+        hosts.require_same({"the store's digest": checkpoint.digest(about)})
     if algorithm.draw is None:
         raise SpecError(
             f"arrival {spec.arrival!r} cannot be streamed: whom it draws depends on who is still "
@@ -113,13 +144,19 @@ def stream(
         profiled=arguments.profile is not None,
         devices=1 if mesh is None else mesh.devices.size,
     )
-    tell(str(sizes))
+    if hosts.is_first():
+        tell(str(sizes))
+    if sizes.private == "disk" and hosts.count() > 1:
+        raise SpecError(
+            f"private state of {sizes.kept / 2**30:.2f} GiB goes to disk, which several processes "
+            "cannot: allow more --memory"
+        )
     if sizes.private == "disk" and workdir is None:
         raise SpecError(
             f"private state of {sizes.kept / 2**30:.2f} GiB goes to disk: give a --workdir, or "
             "allow more --memory"
         )
-    folder = None if workdir is None else results.claim(workdir, spec)
+    (folder,) = claim([spec], [workdir])
     programs = Programs(spec, split, sizes, mesh=mesh, chunk=how.chunk_size)
     book = record.Record(
         spec,
@@ -136,7 +173,7 @@ def stream(
         run = _Run(spec, store, sizes, programs, segments, book, how, evaluate_clients)
         run.begin(algorithm, folder)
         run.train(started)
-        summary = book.finish(
+        more: dict[str, Any] = dict(
             clients={
                 "total": store.n_clients,
                 "not_evaluated": int((book.ranks == evaluate.NOT_EVALUATED).sum()),
@@ -153,6 +190,7 @@ def stream(
             stream=sizes._asdict() | {"total": sizes.total, "evaluate_clients": evaluate_clients},
             **run.digest(),
         )
+        summary = hosts.together(lambda: book.finish(**more))
         return Streamed(spec, sizes, summary, book.rows, book.ranks, run.server, run.rows)
 
 
@@ -218,8 +256,8 @@ class _Run:
             rows = rows_of(state)
             owed = np.zeros(self._spec.rounds + 1, np.float32)
             owed[rows["last_sync"]] = state.owed
-            self.server = jax.device_put(server_of(state), sharding)
-            self._owed = jax.device_put(owed, sharding)
+            self.server = hosts.put(server_of(state), sharding)
+            self._owed = hosts.put(owed, sharding)
 
             def first(start: int) -> PyTree:
                 return jax.tree.map(lambda x: x[start : start + private.BLOCK], rows)
@@ -237,7 +275,8 @@ class _Run:
         if self._done == spec.rounds:
             self._evaluate()
         segment = self._ahead(self._done)
-        with bar(spec.codec, spec.rounds, start=self._done, enabled=how.progress) as show:
+        shown = how.progress and hosts.is_first()
+        with bar(spec.codec, spec.rounds, start=self._done, enabled=shown) as show:
             while self._done < spec.rounds and book.diverged is None:
                 began, compiled = time.perf_counter(), self._programs.compile_s
                 segment = self._advance(segment)
@@ -248,17 +287,17 @@ class _Run:
                 evaluating = last or self._done % spec.eval_every == 0
                 if evaluating:
                     self._evaluate()
-                stopping = not last and how.stop()
+                stopping = not last and hosts.any_of(how.stop())
                 every = how.checkpoint_every
                 due = every and (how.checkpoint_last if last else self._done % every == 0)
                 if (stopping or due) and self._resumable:
-                    book.save(self._state())
+                    hosts.together(self._save)
                 elif evaluating or stopping:
-                    book.flush()
+                    hosts.together(book.flush)
                 if book.diverged is None:
                     show(Progress(self._done, book.rows[-1]))
                 if stopping:
-                    kept = book.kept and self._resumable
+                    kept = hosts.from_first(lambda: book.kept) and self._resumable
                     raise StoppedError(
                         f"stopped after round {self._done} of {spec.rounds}, as asked: "
                         + ("the same command goes on from there" if kept else "nothing kept")
@@ -275,7 +314,7 @@ class _Run:
 
     def _advance(self, ahead: Any) -> Any:
         """One segment; returns the next one, which is read meanwhile."""
-        segment = ahead.result()
+        segment = hosts.together(ahead.result)
         following = self._ahead(segment.first + segment.rounds)
         rows = self.rows.take(segment.clients, self._plan.slots)
         self.server, rows, self._owed, info, finite = self._programs.advance(
@@ -291,6 +330,10 @@ class _Run:
     def _resumable(self) -> bool:
         """Whether checkpoints are made: not of what does not fit into memory."""
         return self._plan.private != "disk"
+
+    def _save(self) -> None:
+        if self._book.kept:
+            self._book.save(self._state())
 
     def _state(self) -> FedState:
         """The whole state, on the host."""
@@ -311,7 +354,8 @@ class _Run:
         most = max(int(_EVALUATED_SHARE * self._plan.allowed) // row, 1)
         size = min(most, _EVALUATED, len(self._evaluated))
         held_out = store.test if spec.evaluate_on == "test" else store.valid
-        server = jax.device_put(self.server, jax.devices()[0])
+        here = jax.local_devices()[0]
+        server = jax.device_put(hosts.own(self.server), here)
         ranks = np.full(store.n_clients, evaluate.NOT_EVALUATED, np.int32)
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -332,7 +376,7 @@ class _Run:
                 thread, read, range(0, len(self._evaluated), size)
             ):
                 rows = self.rows.take(clients, size)["clients"]
-                rows = jax.device_put(rows, jax.devices()[0])
+                rows = jax.device_put(hosts.own(rows), here)
                 found = self._programs.rank(server, rows, target, others, full)
                 ranks[clients] = found[: len(clients)]
         self._book.evaluated(ranks)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from fedras_jax import cohort, hosts
 from fedras_jax.data.store import Store
 from fedras_jax.stream.budget import Plan
-from fedras_jax.types import Cohort, Histories, Profile
+from fedras_jax.types import Array, Cohort, Histories, Profile
 
 
 class Segment(NamedTuple):
@@ -80,15 +81,37 @@ class Segments:
         items = np.bincount(new_in, self._lengths[clients], minlength=most)
         rounds = int(np.searchsorted(np.cumsum(items), plan.items, side="right"))
         clients = clients[new_in < rounds].astype(np.int64)
-        offsets, found = self._store.gather(clients)
+        offsets = np.concatenate([[0], np.cumsum(self._lengths[clients])])
         offset = np.full(plan.slots + 1, offsets[-1], np.int32)
         offset[: len(offsets)] = offsets
-        item = np.zeros(plan.items, np.int32)
-        item[: len(found)] = found
         slot = np.searchsorted(clients, cohorts.client).clip(0, max(len(clients) - 1, 0))
         device = None
         if self._profile is not None:
             device = jax.tree.map(lambda x: np.asarray(x)[cohorts.client], self._profile)
         cohorts = cohorts.replace(slot=slot.astype(np.int32), device=device)
-        offset, item, cohorts = jax.device_put((offset, item, cohorts), self._sharding)
+        offset, cohorts = hosts.put((offset, cohorts), self._sharding)
+        item = self._items(clients, offsets)
         return Segment(first, rounds, clients, Histories(offset, item), cohorts)
+
+    def _items(self, clients: np.ndarray, offsets: np.ndarray) -> Array:
+        """Their items, i32[items]; of several processes each reads and brings a part of them."""
+
+        def read(start: int, end: int) -> np.ndarray:
+            item = np.zeros(end - start, np.int32)
+            # Those who have something in it, the first and the last one perhaps more elsewhere.
+            low, high = (
+                np.searchsorted(offsets, start, side="right") - 1,
+                np.searchsorted(offsets, end),
+            )
+            some = clients[low : min(high, len(clients))]
+            if len(some):
+                found = self._store.gather(some)[1][start - offsets[low] :][: end - start]
+                item[: len(found)] = found
+            return item
+
+        n = self._plan.items
+        if hosts.count() == 1 or not isinstance(self._sharding, NamedSharding):
+            return jax.device_put(read(0, n), self._sharding)
+        dealt = NamedSharding(self._sharding.mesh, PartitionSpec(cohort.AXIS))
+        n += -n % dealt.mesh.size
+        return hosts.put_parts(n, read, dealt)
