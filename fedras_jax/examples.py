@@ -5,7 +5,6 @@ outside it, in an order shuffled afresh every round. Because no item comes twice
 owns its item row: local training is dense arithmetic on `[L, D]`, without a scatter.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -54,7 +53,7 @@ def draw(
     n = jnp.where(live, history + n_negatives, 0)
     slot = jnp.arange(width, dtype=jnp.int32)
 
-    of_shuffle, of_negatives = jax.vmap(rng.rounds_of)(jnp.stack([shuffle_key, negatives_key]))
+    of_shuffle, of_negatives = rng.rounds_of(shuffle_key, negatives_key)
     source = rng.shuffled(of_shuffle, slot, jnp.maximum(n, 1))
     positive = source < history
     ticket = jnp.where(positive, 0, source - history)

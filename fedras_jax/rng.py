@@ -62,15 +62,16 @@ def permute(key: Key[Array, ""], index: Int[Array, "*n"], size: Int[Array, ""]) 
       index: i32, values below `size`; others map to unspecified values.
       size: i32 scalar, at least 1.
     """
-    return shuffled(rounds_of(key), index, size)
+    return shuffled(rounds_of(key)[0], index, size)
 
 
-def rounds_of(key: Key[Array, ""]) -> UInt32[Array, "r 2"]:
+def rounds_of(*keys: Key[Array, ""]) -> UInt32[Array, "n r 2"]:
     """The words of a permutation's rounds, for `shuffled`: `permute` in two steps.
 
     For several permutations at once, as deriving words is many small operations.
     """
-    return jax.random.bits(key, (PERMUTATION_ROUNDS, 2), jnp.uint32)
+    bits = jax.vmap(lambda key: jax.random.bits(key, (PERMUTATION_ROUNDS, 2), jnp.uint32))
+    return bits(jnp.stack(keys))
 
 
 def shuffled(

@@ -389,16 +389,12 @@ def federated(
             rng.Stream.CODEC,
             rng.Stream.TRANSFORM,
         )
-        keys = {
-            stream: jax.vmap(
-                lambda who, stream=stream: jax.random.key_data(
-                    rng.address(seed, stream, round_, who)
-                )
-            )(members.client)
-            for stream in streams
-        }
-        speeds = jax.vmap(lambda who, device: network.chance(seed, round_, who, device))
-        return keys, *speeds(members.client, members.device)
+
+        def of(who, device):
+            keys = {s: jax.random.key_data(rng.address(seed, s, round_, who)) for s in streams}
+            return keys, *network.chance(seed, round_, who, device)
+
+        return cohort.map_at_once(of, members.client, members.device)
 
     def step(
         state: FedState, data: Histories, members: Cohort | None = None
