@@ -48,14 +48,12 @@ def slots(lengths: np.ndarray, widths: tuple[int, ...], chunk: int, n_devices: i
     return total
 
 
-def whole_rounds(
-    spec: Spec, split: Split, rounds: int, *, chunk: int | None = None, mesh: Mesh | None = None
-) -> Callable[[], Any]:
+def whole_rounds(spec: Spec, split: Split, rounds: int, **how: Any) -> Callable[[], Any]:
     """A function that runs so many rounds from the first state, the same ones at every call.
 
-    It returns the last state and the rounds' diagnostics.
+    It returns the last state and the rounds' diagnostics. `how` is that of `assemble`.
     """
-    _, algorithm, data = assemble(spec, split, chunk=chunk, mesh=mesh)
+    _, algorithm, data = assemble(spec, split, **how)
     advance = jax.jit(lambda s, d: simulate(algorithm, s, d, rounds))
     state = jax.jit(algorithm.init)()
     return lambda: jax.block_until_ready(advance(state, data))

@@ -138,6 +138,7 @@ def assemble(
     given: Arguments | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
+    spread_items: bool = False,
 ) -> tuple[RecModel, Algorithm, Histories]:
     """The functions that a Spec names, put together for this data, and the data.
 
@@ -146,7 +147,7 @@ def assemble(
       split: its data.
       given: numbers instead of the Spec's own; they may be tracers, so that one program serves all
         Specs that differ in them.
-      chunk, mesh: as in `run`.
+      chunk, mesh, spread_items: as in `rounds.federated`.
 
     Raises:
       SpecError: sizes that do not fit together.
@@ -194,6 +195,7 @@ def assemble(
         ),
         chunk=chunk,
         mesh=mesh,
+        spread_items=spread_items,
     )
     return model, algorithm, histories(split)
 

@@ -9,6 +9,7 @@ cards, so that all have equally long ones.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,20 @@ CHUNK = {"cpu": 8, "gpu": 512, "tpu": 512}
 
 # Examples of all clients together from which on more widths are worth their compilation.
 MANY_EXAMPLES = 1_000_000
+
+
+class Layout(NamedTuple):
+    """What of a fold is spread over a mesh. Its clients, and `add`, may then talk across devices.
+
+    Attributes:
+      broadcast: partitions of what clients read, a prefix of that tree.
+      acc: partitions of the accumulator, a prefix of it.
+      merge: a device's accumulator -> what it holds of all devices'.
+    """
+
+    broadcast: PyTree
+    acc: PyTree
+    merge: Callable[[PyTree], PyTree]
 
 
 def default_chunk() -> int:
@@ -98,6 +113,7 @@ def fold_clients(
     widths: tuple[int, ...],
     chunk: int,
     mesh: Mesh | None = None,
+    layout: Layout | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run `client` on every client of a cohort, fold what it sends, collect what it keeps.
 
@@ -112,6 +128,8 @@ def fold_clients(
       widths: static, ascending; the last is at least every length.
       chunk: clients run at once on one device, at the narrowest width; see `chunk_sizes`.
       mesh: devices to share the clients; one device when None.
+      layout: what of it is spread over the mesh; by default every device reads all of `broadcast`
+        and sums up an accumulator of its own, and these are added.
 
     Returns:
       The accumulator over all clients, and `kept` with leading axis C in the order of `inputs`
@@ -137,27 +155,32 @@ def fold_clients(
     def on_device(broadcast, inputs, length):
         inputs, length = jax.tree.map(lambda x: x[0], (inputs, length))
         acc, kept = _fold_chunks(
-            client, add, zero, broadcast, inputs, length, widths, min(chunk, share)
+            client, add, zero, broadcast, inputs, length, widths, min(chunk, share), in_step
         )
         if mesh is not None:
-            acc = jax.lax.psum(acc, AXIS)
+            acc = jax.lax.psum(acc, AXIS) if layout is None else layout.merge(acc)
         return acc, jax.tree.map(lambda x: x[None], kept)
 
+    in_step = mesh is not None and layout is not None
     if mesh is not None:
         split, whole = PartitionSpec(AXIS), PartitionSpec()
+        read, summed = (whole, whole) if layout is None else (layout.broadcast, layout.acc)
         on_device = jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(whole, split, split),
-            out_specs=(whole, split),
+            in_specs=(read, split, split),
+            out_specs=(summed, split),
             check_vma=False,  # loop carries start replicated and become per-device
         )
     acc, kept = on_device(broadcast, jax.tree.map(deal, inputs), deal(length))
     return acc, jax.tree.map(collect, kept)
 
 
-def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk):
-    """`fold_clients` on one device: leading axes are slots, longest first."""
+def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk, in_step):
+    """`fold_clients` on one device: leading axes are slots, longest first.
+
+    In step, all devices run as many chunks of a width as the one that needs the most.
+    """
 
     def run(width, start, size):
         some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)
@@ -179,6 +202,8 @@ def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk):
             return add(acc, sent), jax.tree.map(lambda a, x: write(a, x, start, 0), kept, new)
 
         reach = jnp.sum(length > below, dtype=jnp.int32)
+        if in_step:
+            reach = jax.lax.pmax(reach, AXIS)
         trips = (jnp.maximum(reach - done, 0) + size - 1) // size
         carry = jax.lax.fori_loop(0, trips, body, carry)
         done = done + trips * size

@@ -251,20 +251,26 @@ def require_same(what: Mapping[str, Any]) -> None:
                 )
 
 
-def put(tree: PyTree, sharding: Sharding | None) -> PyTree:
-    """Host arrays, the same on all processes, on the devices of a sharding.
+def put(tree: PyTree, sharding: PyTree) -> PyTree:
+    """Host arrays, the same on all processes, on devices.
 
     Each process moves only what its own devices hold.
+
+    Args:
+      tree: arrays.
+      sharding: one for all of them, or a tree of as many; None: the default device.
     """
-    if sharding is None or sharding.is_fully_addressable:
+    if all(place.is_fully_addressable for place in jax.tree.leaves(sharding)):
         return jax.device_put(tree, sharding)
 
-    def one(x: Any) -> jax.Array:
+    def one(x: Any, place: Sharding) -> jax.Array:
         x = np.asarray(x)
         x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
 
-    return jax.tree.map(one, tree)
+    if isinstance(sharding, Sharding):
+        return jax.tree.map(lambda x: one(x, sharding), tree)
+    return jax.tree.map(one, tree, sharding)
 
 
 def put_parts(n: int, read: Callable[[int, int], np.ndarray], sharding: NamedSharding) -> jax.Array:

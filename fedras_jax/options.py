@@ -14,6 +14,8 @@ class Options:
     Attributes:
       data_dir: where downloaded or own datasets lie.
       devices: how many to use where no mesh is given; all of `jax.devices()` when None.
+      spread_items: whether item tables are spread over the devices too, whose number must divide
+        that of the items: for tables that no device can hold. One device has all rows anyway.
       chunk_size: clients run at once on a device; by platform when None.
       progress: show a progress bar (needs the extra `progress`).
       log_clients: write clients.parquet too, a row for each client in each round.
@@ -29,6 +31,7 @@ class Options:
 
     data_dir: str | os.PathLike | None = None
     devices: int | None = None
+    spread_items: bool = False
     chunk_size: int | None = None
     progress: bool = False
     log_clients: bool = False

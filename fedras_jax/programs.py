@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedras_jax import assembly, cohort, hosts
+from fedras_jax import assembly, cohort, hosts, shards
 from fedras_jax.data import Interactions, Split
+from fedras_jax.errors import SpecError
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
 from fedras_jax.types import Arguments, FedState, PyTree
@@ -46,6 +47,7 @@ class Programs:
         mesh: Mesh | None = None,
         chunk: int | None = None,
         at_once: int | None = None,
+        spread_items: bool = False,
     ) -> None:
         """For so many runs like a Spec; nothing is compiled yet.
 
@@ -55,18 +57,28 @@ class Programs:
           mesh: the devices.
           chunk: clients run at once on a device; by platform when None.
           at_once: runs that are vmapped; by platform when None.
+          spread_items: whether one run's tables are spread over the devices.
 
         Raises:
           SpecError: sizes that do not fit together, or nothing to evaluate.
         """
+        if spread_items and size > 1:
+            raise SpecError(
+                f"spread_items is for one run at a time, not for {size}: with several each device "
+                "has whole ones"
+            )
         over_clients, over_runs = (mesh, None) if size == 1 else (None, mesh)
         n_devices = 1 if over_runs is None else over_runs.devices.size
         self.mesh = mesh
         self._slots = size + -size % n_devices  # equally many for each device
         self._n_clients = split.n_clients
         self._compiled = False
-        parts: dict[str, Any] = {"chunk": chunk, "mesh": over_clients}
-        model, _, data = assembly.assemble(spec, split, **parts)
+        parts: dict[str, Any] = {
+            "chunk": chunk,
+            "mesh": over_clients,
+            "spread_items": spread_items,
+        }
+        model, plain, data = assembly.assemble(spec, split, **parts)
         ranks_of = assembly.ranking(spec, split, model)
 
         def map_runs(run, runs, common=()):
@@ -100,24 +112,31 @@ class Programs:
         self._of_runs = everywhere
         if over_runs is not None:
             self._of_runs = NamedSharding(over_runs, PartitionSpec(cohort.AXIS))
+        self._of_states: Any = self._of_runs
+        if over_clients is not None:
+            shapes = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None], plain.init()))
+            self._of_states = shards.of_state(shapes, over_clients, spread=spread_items, lead=1)
         self.data = hosts.put(data, everywhere)
         compiled = functools.partial(jax.jit, out_shardings=self._of_runs)
-        self.init = compiled(init)
-        self.advance: Any = compiled(advance, donate_argnums=1)
+        self.init = jax.jit(init, out_shardings=self._of_states)
+        both = (self._of_states, self._of_runs)
+        self.advance: Any = jax.jit(advance, donate_argnums=1, out_shardings=both)
         self.rank: Any = compiled(rank)
         self.finite = compiled(finite)
 
     def arguments(self, specs: Sequence[Spec]) -> Arguments:
         """The runs' numbers, on the devices where these run."""
-        return self.deal([assembly.arguments(spec, self._n_clients) for spec in specs])
+        of_each = [assembly.arguments(spec, self._n_clients) for spec in specs]
+        return hosts.put(self._stacked(of_each), self._of_runs)
 
-    def deal(self, trees: Sequence[PyTree]) -> PyTree:
-        """Host arrays of every run, stacked, on the devices where these run.
+    def states(self, of_each: Sequence[FedState]) -> FedState:
+        """The runs' states, from host arrays, on the devices where these run."""
+        return hosts.put(self._stacked(of_each), self._of_states)
 
-        The last run is repeated in slots that are left.
-        """
+    def _stacked(self, trees: Sequence[PyTree]) -> PyTree:
+        """Host arrays of every run with a leading axis; the last run fills slots that are left."""
         padded = [*trees, *[trees[-1]] * (self._slots - len(trees))]
-        return hosts.put(jax.tree.map(lambda *x: np.stack(x), *padded), self._of_runs)
+        return jax.tree.map(lambda *x: np.stack(x), *padded)
 
     def compile(self, given: Arguments, state: FedState) -> float:
         """Compile what a run needs, once; returns seconds."""

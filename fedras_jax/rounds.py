@@ -36,6 +36,7 @@ from fedras_jax import (
     publish,
     reducers,
     rng,
+    shards,
     sums,
 )
 from fedras_jax.errors import SpecError
@@ -95,6 +96,7 @@ def federated(
     n_widths: int | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
+    spread_items: bool = False,
 ) -> Algorithm:
     """Federated training as a pair of pure functions, init and step.
 
@@ -133,6 +135,8 @@ def federated(
         `cohort.plan_widths`.
       chunk: clients run at once on a device; by platform when None.
       mesh: devices to share a cohort, from `cohort.client_mesh`; one device when None.
+      spread_items: whether item tables are spread over the mesh as well, their rows dealt to its
+        devices in blocks, for tables that one device cannot hold (`shards`).
 
     Raises:
       SpecError: sizes that do not fit together.
@@ -152,6 +156,8 @@ def federated(
     server = server_optimizer or optax.sgd(1.0)
     fields = codec.fields(sizes)  # refuses settings that do not fit M and D
     publishing = publish.publisher(downlink, snapshot, sizes, seed, downlink_trend)
+    over_mesh = mesh if spread_items else None
+    tables = shards.whole(sizes) if over_mesh is None else shards.spread(over_mesh, sizes)
     n_examples = examples.count(lengths, n_items, negatives)
     widths = cohort.plan_widths(n_examples, n_widths)
     chunk = chunk or cohort.default_chunk()
@@ -190,6 +196,8 @@ def federated(
             lambda x: jnp.broadcast_to(x, (n_clients, *jnp.shape(x))), codec.init(sizes)
         )
         public, velocity = publishing.start(items)
+        server_state = server.init((items, shared))
+        items, public, velocity, server_state = tables.pin((items, public, velocity, server_state))
         return FedState(
             round=jnp.int32(0),
             items=items,
@@ -200,12 +208,12 @@ def federated(
             shared=shared,
             clients=private,
             codec=state,
-            server=server.init((items, shared)),
+            server=server_state,
             budget=budget.init(),
             flight=(),
         )
 
-    def one_client(width, broadcast, inputs):
+    def one_client(width, broadcast, inputs, look_up=tables.look_up):
         """Steps 1 to 4 for one client: its payload, and what is kept."""
         round_, public, shared, data, round_key, budget_state = broadcast
         member, (keys, pace, draws), private, codec_state, owed = inputs
@@ -227,7 +235,8 @@ def federated(
         )
         batch = dataclasses.replace(batch, client=who)
         within = {} if codec.basis is None else {"basis": codec.basis(ctx)}
-        result = training(private, shared, public[batch.item], batch.label, batch.mask, **within)
+        rows = look_up(public, batch.item)
+        result = training(private, shared, rows, batch.label, batch.mask, **within)
         delta = examples.item_delta(batch, result.rows)
         update = Update(delta, result.shared)
         for i, transform in enumerate(transforms):
@@ -328,7 +337,8 @@ def federated(
         items, shared, total = acc
         decoded, change, weight = sent
         shared = jax.tree.map(lambda a, x: a + jnp.tensordot(weight, x, 1), shared, change)
-        return reducer.add(items, decoded, weight), shared, total + weight.sum()
+        items = reducer.add(items, *tables.gather(decoded, weight))
+        return items, shared, total + weight.sum()
 
     @functools.cache  # shapes alone, so nothing of a trace is kept
     def payload_shapes():
@@ -345,7 +355,9 @@ def federated(
             of_all = (members, lots(jnp.int32(0), members), state.clients, state.codec, state.owed)
             key = rng.address(seed, rng.Stream.SHARED, 0)
             broadcast = (state.round, state.public, state.shared, data, key, state.budget)
-            (payload, _, _), _ = one_client(width, broadcast, jax.tree.map(lambda x: x[0], of_all))
+            one = jax.tree.map(lambda x: x[0], of_all)
+            look_up = shards.whole(sizes).look_up  # outside of a fold there are no devices
+            (payload, _, _), _ = one_client(width, broadcast, one, look_up)
             return payload.data
 
         return {width: jax.eval_shape(functools.partial(made, width)) for width in widths}
@@ -413,8 +425,24 @@ def federated(
         )
         broadcast = (state.round, state.public, state.shared, data, round_key, state.budget)
         inputs = (members, lots(state.round, members), private, codec_state, owed)
-        zero = (reducer.zero(sizes), jax.tree.map(jnp.zeros_like, state.shared), jnp.zeros(()))
-        over = functools.partial(cohort.fold_clients, widths=widths, chunk=chunk, mesh=mesh)
+        none_shared = jax.tree.map(jnp.zeros_like, state.shared)
+        zero = (reducer.zero(tables.sizes), none_shared, jnp.zeros(()))
+        whole = shards.WHOLE
+        reads = (whole, tables.rows, whole, whole, whole, whole)  # as in `broadcast`
+
+        def over(client, add, zero, broadcast, inputs, length):
+            return cohort.fold_clients(
+                client,
+                add,
+                zero,
+                broadcast,
+                inputs,
+                length,
+                widths=widths,
+                chunk=chunk,
+                mesh=mesh,
+                layout=tables.layout(reads if broadcast else (), zero),
+            )
 
         if not n_flying:
             acc, (private, codec_state, info) = over(at_once, add, zero, broadcast, inputs, length)
@@ -498,6 +526,7 @@ def federated(
         sizes_up = bits.float_bits(all_fields, info["counts_up"])
         mean_up = jnp.sum(jnp.where(ran, sizes_up, 0)) / jnp.maximum(ran.sum(), 1)
         synced = jnp.where(members.mask, state.last_sync[slot], state.round)
+        items, public, velocity, server_state = tables.pin((items, public, velocity, server_state))
         state = FedState(
             round=state.round + 1,
             items=items,

@@ -157,7 +157,12 @@ def _run_group(
     left = [i for i in range(len(specs)) if i not in done]
     if not left:
         return [done[i] for i in range(len(specs))]
-    how = {"mesh": mesh, "chunk": options.chunk_size, "at_once": options.runs_at_once}
+    how = {
+        "mesh": mesh,
+        "chunk": options.chunk_size,
+        "at_once": options.runs_at_once,
+        "spread_items": options.spread_items,
+    }
     programs = kept.programs(first, split, max(size, len(left)), **how)
     with contextlib.ExitStack() as stack:
         standing: dict[int, dict[int, tuple[record.Record, PyTree]]] = {}
@@ -207,6 +212,8 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
             f"{max(size, len(specs))} runs in a group, but several processes run one together: "
             "give each machine its own part of a sweep (--shard)"
         )
+    if options.spread_items:
+        raise SpecError("spread_items is for the devices of one process, and there are several")
     steps = ("checkpoint_every", "checkpoint_last", "chunk_size", "devices", "keep_states")
     hosts.require_same(
         {
@@ -355,7 +362,7 @@ def _go_on(
       StoppedError: asked to stop.
     """
     given = programs.arguments([each.spec for each in records])
-    state = programs.deal(states) if done else programs.init(given)
+    state = programs.states(states) if done else programs.init(given)
     compile_s = hosts.together(lambda: programs.compile(given, state))
     state, startup_s = train(records, programs, given, state, done, options, started)
     times = {"compile_s": compile_s, "startup_s": startup_s}

@@ -44,13 +44,19 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 # Where most of the time goes: these begin, so that no process is left alone with one of them.
 _LONGEST = [
-    "test_rounds_in_time.py",
-    "test_determinism.py",
-    "test_contract.py",
     "test_binaries.py",
-    "test_run.py",
+    "test_rounds_in_time.py",
+    "test_contract.py",
+    "test_determinism.py",
+    "test_sweeps.py",
     "test_docs.py",
+    "test_notebooks.py",
+    "test_engines.py",
+    "test_run.py",
     "test_rounds.py",
+    "test_shards.py",
+    "test_hosts.py",
+    "test_stopping.py",
 ]
 # A file and the other one whose compiled programs it uses: one process runs both.
 _USES = {"tests/codecs/test_wire.py": "tests/codecs/test_contract.py"}

@@ -21,7 +21,7 @@ FLOORS = [
         "samplers",
         "metrics",
     },
-    {"client", "factored", "cohort", "publish", "flight", "agreement"},
+    {"client", "factored", "cohort", "shards", "publish", "flight", "agreement"},
     {"rounds", "simulate", "evaluate"},
     {
         "wire",
@@ -109,10 +109,11 @@ def test_rooms_of_floor_1_do_not_import_each_other(room):
 def test_only_cohort_vmaps_and_shards():
     """One file owns parallelism; everything else is written for one client.
 
-    But for `rng`: `jax.random` draws by one key, and several at once are a vmap.
+    But for `shards`, for where tables lie, and for `rng`: `jax.random` draws by one key, and
+    several at once are a vmap.
     """
     for path in SOURCES:
-        if path.parent.name == "benchmarks" or path.name in ("cohort.py", "rng.py"):
+        if path.parent.name == "benchmarks" or path.name in ("cohort.py", "shards.py", "rng.py"):
             continue
         calls = {
             node.attr

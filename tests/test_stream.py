@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedras_jax import assembly, checkpoint, registry, results
+from fedras_jax import assembly, checkpoint, cohort, registry, results
 from fedras_jax.data import leave_one_out, synthetic
 from fedras_jax.data.store import open_store, write_split
 from fedras_jax.errors import DataError, ResultsError, SpecError, StoppedError
@@ -104,6 +104,18 @@ def test_with_rows_on_the_device_and_one_program_for_all_segments(folder, unstre
     assert_same(found, unstreamed)
     assert (found.ranks > 0).sum() == (unstreamed.ranks > 0).sum() > U / 2
     assert found.plan.slots < U
+
+
+def test_with_tables_spread_over_devices(folder, unstreamed):
+    found = streamed(spec_of(folder), mesh=cohort.client_mesh(4), spread_items=True)
+    assert_same(found, unstreamed)
+    for table in (found.server.items, found.server.public):
+        assert table.sharding.shard_shape(table.shape) == (M // 4, 4)
+    # All devices together hold what one does otherwise.
+    split = leave_one_out(interactions(), n_candidates=0)
+    algorithm = assembly.assemble(spec_of(folder), split)[1]
+    one, four = (plan(algorithm, np.ones(U), COHORT, memory=1, devices=n) for n in (1, 4))
+    assert (found.plan.tables, four.tables) == (one.tables, 4 * one.tables)
 
 
 def test_with_rows_on_the_host_and_a_stop(folder, unstreamed, tmp_path):

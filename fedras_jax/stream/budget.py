@@ -1,6 +1,7 @@
 """What fits into the memory that is allowed: how long segments are, where private state lies.
 
-    tables       on each device: the server's state, old and new, and a change of the table
+    tables       on each device: the server's state, old and new, and a change of the table; once
+                 over all devices where tables are spread
     clients      a few numbers for each client of the population
     private      what clients keep: on the device up to 1/8 of the memory, on the host up to 1/4,
                  else on disk, in files that are mapped
@@ -82,6 +83,7 @@ def plan(
     private: str | None = None,
     profiled: bool = False,
     devices: int = 1,
+    spread: bool = False,
 ) -> Plan:
     """Sizes for a run.
 
@@ -94,6 +96,7 @@ def plan(
       private: where private state lies; by the rule when None.
       profiled: whether clients have devices and networks.
       devices: that share a cohort.
+      spread: whether they share the item tables, too.
 
     Raises:
       SpecError: it does not fit.
@@ -108,8 +111,8 @@ def plan(
     state = jax.eval_shape(algorithm.init)
     own = nbytes((state.clients, state.codec, state.last_sync))
     server = nbytes(state) - own - nbytes(state.owed)
-    # On every device: old and new, and what is reduced.
-    tables = devices * (2 * server + 3 * nbytes(state.items))
+    # On every device, or once over all of them: old and new, and what is reduced.
+    tables = (1 if spread else devices) * (2 * server + 3 * nbytes(state.items))
     clients = (_CLIENT + profiled * _PROFILE) * n_clients
     longest = np.partition(lengths, -capacity)[-capacity:].sum()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedras_jax import assembly, bits, evaluate, hosts, rng
+from fedras_jax import assembly, bits, evaluate, hosts, rng, shards
 from fedras_jax.data import Split
 from fedras_jax.data.store import Store
 from fedras_jax.simulate import simulate
@@ -74,11 +74,19 @@ class Programs:
 
     Attributes:
       sharding: of what goes to the devices.
+      server_sharding: of the server's state, leaf by leaf.
       compile_s: seconds that `advance` has taken to compile.
     """
 
     def __init__(
-        self, spec: Spec, split: Split, plan: Plan, *, mesh: Mesh | None, chunk: int | None
+        self,
+        spec: Spec,
+        split: Split,
+        plan: Plan,
+        *,
+        mesh: Mesh | None,
+        chunk: int | None,
+        spread_items: bool = False,
     ) -> None:
         """Nothing is compiled yet.
 
@@ -87,6 +95,7 @@ class Programs:
           plan: sizes.
           mesh: devices that share a cohort; one when None.
           chunk: clients run at once on a device; by platform when None.
+          spread_items: whether item tables are spread over the devices.
         """
         self._rounds, self._plan = spec.rounds, plan
         self.sharding = None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -100,8 +109,10 @@ class Programs:
         model, whole_algorithm, _ = assembly.assemble(spec, split)
         self._snapshot_bits = float(whole_algorithm.snapshot_bits)
 
+        parts: dict[str, Any] = {"chunk": chunk, "mesh": mesh, "spread_items": spread_items}
+
         def algorithm(given):
-            return assembly.assemble(spec, split, given=given, chunk=chunk, mesh=mesh)[1]
+            return assembly.assemble(spec, split, given=given, **parts)[1]
 
         def draw(given, first):
             one = assembly.assemble(spec, split, given=given)[1].draw
@@ -140,9 +151,17 @@ class Programs:
             return server_of(state), rows_of(state), owed, info, finite
 
         self._draw = jax.jit(draw)
-        self._begin = jax.jit(begin, out_shardings=self.sharding)
+        self.server_sharding: Any = None
+        if mesh is not None:
+            shapes = jax.eval_shape(lambda: server_of(whole_algorithm.init()))
+            self.server_sharding = shards.of_state(shapes, mesh, spread=spread_items)
+        self._begin = jax.jit(begin, out_shardings=self.server_sharding)
         self._first_rows = jax.jit(first_rows)
-        self._to_compile = jax.jit(advance, donate_argnums=(1, 2, 3), out_shardings=self.sharding)
+        self._to_compile = jax.jit(
+            advance,
+            donate_argnums=(1, 2, 3),
+            out_shardings=(self.server_sharding, *[self.sharding] * 4),
+        )
 
         # What several processes have brought, on all devices.
         whole_items = jax.jit(lambda item: item[: plan.items], out_shardings=self.sharding)

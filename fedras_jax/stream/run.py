@@ -143,6 +143,7 @@ def _stream(
         private=private_on,
         profiled=arguments.profile is not None,
         devices=1 if mesh is None else mesh.devices.size,
+        spread=how.spread_items,
     )
     if hosts.is_first():
         tell(str(sizes))
@@ -157,7 +158,9 @@ def _stream(
             "allow more --memory"
         )
     (folder,) = claim([spec], [workdir])
-    programs = Programs(spec, split, sizes, mesh=mesh, chunk=how.chunk_size)
+    programs = Programs(
+        spec, split, sizes, mesh=mesh, chunk=how.chunk_size, spread_items=how.spread_items
+    )
     book = record.Record(
         spec,
         algorithm,
@@ -256,7 +259,7 @@ class _Run:
             rows = rows_of(state)
             owed = np.zeros(self._spec.rounds + 1, np.float32)
             owed[rows["last_sync"]] = state.owed
-            self.server = hosts.put(server_of(state), sharding)
+            self.server = hosts.put(server_of(state), self._programs.server_sharding)
             self._owed = hosts.put(owed, sharding)
 
             def first(start: int) -> PyTree:
