@@ -25,7 +25,10 @@ def adamw(lr: float | Array, weight_decay: float | Array = 0.0) -> optax.Gradien
 
 
 def within(basis: Float[Array, "r d"]) -> optax.GradientTransformation:
-    """Updates projected on the span of an orthonormal basis.
+    """Updates projected on the span of orthogonal vectors of one length.
+
+    They become as many times longer as the square of that length, as coordinates are products with
+    these vectors.
 
     Last in a chain, because an optimizer that scales coordinates (Adam) leaves the span again.
     """
@@ -58,8 +61,8 @@ def autodiff(
       epochs: passes over the examples.
       batch_size: examples per minibatch.
 
-    Given a basis, `train` keeps the rows' steps in its span, whatever the optimizer made of the
-    gradient: also their weight decay moves only what lies in the span.
+    Given a basis, `train` keeps the rows' steps in its span (`within`), whatever the optimizer made
+    of the gradient: also their weight decay moves only what lies in the span.
     """
 
     def example_losses(params, rows, label):

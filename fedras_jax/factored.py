@@ -9,11 +9,15 @@ Scores in later epochs follow from q_0 . p and the few products p_f . p, so the 
 never written, and the delta is formed once at the end. Same training as `client.autodiff` with
 `client.sgd`; exact up to rounding. The factorisation is ours.
 
-Given a basis, rows step within its span: with P the projection on it, a row moves along P p_f, and
-its decay is projected too, so that what lies off the span stays:
+Given a basis, rows step within its span, s times as far: with P the projection on it, a row moves
+along s P p_f, and its decay is projected too, so that what lies off the span stays:
 
-    q_e = q_0 + (a^e - 1) P q_0 + sum_{f < e} a^(e-1-f) c_f P p_f.
+    q_e = q_0 + (a^e - 1) P q_0 + sum_{f < e} a^(e-1-f) c_f s P p_f,
+
+with a = 1 - s * lr * weight_decay.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,45 +48,41 @@ def factored(
         for a handful.
       batch_size: examples per minibatch.
     """
-    decay = 1 - lr * weight_decay
 
-    def past(coefs, vectors):
+    def past(coefs, vectors, span):
         """(coefficient block, vector, power of the decay) of every finished epoch."""
         n = len(coefs)
-        powers = [decay ** (n - 1 - f) for f in range(n)]
+        powers = [span.decay ** (n - 1 - f) for f in range(n)]
         return list(zip(coefs, vectors, powers, strict=True))
 
-    def minibatch(private, rows, label, mask, coefs, vectors, basis):
+    def minibatch(private, rows, label, mask, coefs, vectors, span):
         """One step on one minibatch.
 
         Returns the new private vector, the rows' coefficients, the vector along which they move,
         and the loss.
         """
-        seen = decay ** len(coefs)
-        if basis is None:
-            score = seen * jnp.dot(rows, private, precision=PRECISION)
-        else:  # what decay leaves of a row is linear and symmetric: apply it to the one vector
-            score = jnp.dot(rows, decayed(private, seen, basis), precision=PRECISION)
-        for c, v, power in past(coefs, vectors):
+        # What decay leaves of a row is linear and symmetric: apply it to the one vector instead.
+        score = jnp.dot(rows, decayed(private, len(coefs), span), precision=PRECISION)
+        for c, v, power in past(coefs, vectors, span):
             score += power * jnp.dot(v, private, precision=PRECISION) * c
         live = mask.astype(rows.dtype)
         gap = (jax.nn.sigmoid(score) - label) * live
-        grad = decayed(jnp.dot(gap, rows, precision=PRECISION), seen, basis)
-        for c, v, power in past(coefs, vectors):
+        grad = decayed(jnp.dot(gap, rows, precision=PRECISION), len(coefs), span)
+        for c, v, power in past(coefs, vectors, span):
             grad += power * jnp.dot(c, gap, precision=PRECISION) * v
         n = mask.sum(dtype=jnp.int32)
         stepped = private - lr * (grad / jnp.maximum(n, 1) + weight_decay * private)
         loss = jnp.dot(jax.nn.softplus(score) - label * score, live, precision=PRECISION)
-        return jnp.where(n > 0, stepped, private), -lr * gap, project(private, basis), loss
+        return jnp.where(n > 0, stepped, private), -lr * gap, stretched(private, span), loss
 
-    def run(private, rows, label, mask, coefs, vectors, basis):
+    def run(private, rows, label, mask, coefs, vectors, span):
         """`minibatch` on a segment: one minibatch, or a stack of them with a leading axis."""
         if rows.ndim == 2:
-            return minibatch(private, rows, label, mask, coefs, vectors, basis)
+            return minibatch(private, rows, label, mask, coefs, vectors, span)
 
         def body(private, block):
             q, y, m, c, v = block
-            stepped, *out = minibatch(private, q, y, m, c, v, basis)
+            stepped, *out = minibatch(private, q, y, m, c, v, span)
             return stepped, tuple(out)
 
         private, (c, v, losses) = jax.lax.scan(body, private, (rows, label, mask, coefs, vectors))
@@ -96,6 +96,8 @@ def factored(
         mask: Bool[Array, " l"],
         basis: Float[Array, "r d"] | None = None,
     ) -> LocalResult:
+        stretch = 1.0 if basis is None else jnp.sum(basis[0] * basis[0])
+        span = Span(basis, stretch, 1 - lr * stretch * weight_decay)
         rows = rows * mask[:, None]
         parts = (_segments(x, batch_size) for x in (rows, label, mask))
         segments = list(zip(*parts, strict=True))
@@ -105,12 +107,12 @@ def factored(
         for _ in range(epochs):
             loss = jnp.zeros(())
             for s, (q, y, m) in enumerate(segments):
-                private, c, v, part = run(private, q, y, m, coefs[s], vectors[s], basis)
+                private, c, v, part = run(private, q, y, m, coefs[s], vectors[s], span)
                 coefs[s], vectors[s], loss = (*coefs[s], c), (*vectors[s], v), loss + part
 
         def delta(q, coefs, vectors):
-            change = (decay**epochs - 1) * project(q, basis)
-            for c, v, power in past(coefs, vectors):
+            change = (span.decay**epochs - 1) * projected(q, span)
+            for c, v, power in past(coefs, vectors, span):
                 change += power * c[..., None] * v[..., None, :]
             return change.reshape(-1, q.shape[-1])
 
@@ -128,19 +130,37 @@ def factored(
     return train
 
 
-def project(x: Float[Array, "*n d"], basis: Float[Array, "r d"] | None) -> Float[Array, "*n d"]:
-    """x on the span of an orthonormal basis; x itself when there is none."""
-    if basis is None:
+class Span(NamedTuple):
+    """Where rows may step.
+
+    Attributes:
+      basis: f32[r, D], orthogonal vectors of one length; None: anywhere.
+      stretch: that length's square.
+      decay: what an epoch's weight decay leaves of a row within the span.
+    """
+
+    basis: Array | None
+    stretch: float | Array
+    decay: float | Array
+
+
+def stretched(x: Float[Array, "*n d"], span: Span) -> Float[Array, "*n d"]:
+    """A step, as rows make it."""
+    if span.basis is None:
         return x
-    coords = jnp.dot(x, basis.T, precision=PRECISION)
-    return jnp.dot(coords, basis, precision=PRECISION)
+    coords = jnp.dot(x, span.basis.T, precision=PRECISION)
+    return jnp.dot(coords, span.basis, precision=PRECISION)
 
 
-def decayed(
-    x: Float[Array, " d"], share: float | Array, basis: Float[Array, "r d"] | None
-) -> Float[Array, " d"]:
-    """x with its part in the span shrunk to `share`; all of it when there is no basis."""
-    return share * x if basis is None else x + (share - 1) * project(x, basis)
+def projected(x: Float[Array, "*n d"], span: Span) -> Float[Array, "*n d"]:
+    """What of x lies within the span."""
+    return x if span.basis is None else stretched(x, span) / span.stretch
+
+
+def decayed(x: Float[Array, " d"], epochs: int, span: Span) -> Float[Array, " d"]:
+    """What so many epochs of weight decay leave of x, which is all that lies off the span."""
+    share = span.decay**epochs
+    return share * x if span.basis is None else x + (share - 1) * projected(x, span)
 
 
 def _segments(x: Array, size: int) -> list[Array]:

@@ -434,7 +434,8 @@ class LocalResult(NamedTuple):
 
 
 # (private, shared, rows f32[L, D], label f32[L], mask bool[L], basis=None) -> LocalResult
-# Given an orthonormal basis f32[r, D], item rows step within its span alone, weight decay included.
+# Given a basis f32[r, D] of orthogonal vectors of one length, item rows step within its span alone,
+# weight decay included, as many times as far as the square of that length.
 LocalTraining = Callable[..., LocalResult]
 
 
@@ -461,8 +462,8 @@ class Codec(NamedTuple):
       max_actions: static maximum K of actions; 0 for codecs without a budget.
       lossless: decode(encode(delta)) == delta.
       unbiased: the decoded delta's mean over the codec's randomness is the delta, up to rounding.
-      basis: ctx -> orthonormal f32[r, D] whose span local training keeps item rows' steps in;
-        None: they step freely.
+      basis: ctx -> f32[r, D], orthogonal vectors of one length, in whose span local training keeps
+        item rows' steps, and stretches them by the length's square; None: they step freely.
       support: which rows a decoded payload speaks of, against those touched:
         'exact' | 'subset' | 'superset' | 'all'.
     """

@@ -165,16 +165,16 @@ def test_adam(optimizer):
     assert np.abs(expected[:7]).min() > 1e-3
 
 
-def a_basis(rank: int):
+def a_basis(rank: int, stretch: float = 1.0):
     random = np.random.default_rng(rank).normal(size=(D, rank))
-    return jnp.asarray(np.linalg.qr(random)[0].T, jnp.float32)
+    return jnp.asarray(np.sqrt(stretch) * np.linalg.qr(random)[0].T, jnp.float32)
 
 
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize(("rank", "stretch"), [(1, 1.0), (3, 1.0), (2, 2.5)])
 @pytest.mark.parametrize(("slots", "real", "epochs", "size"), CASES)
-def test_factored_is_autodiff_within_a_basis(slots, real, epochs, size, rank):
+def test_factored_is_autodiff_within_a_basis(slots, real, epochs, size, rank, stretch):
     private, rows, label, mask = setting(slots, real)
-    basis = a_basis(rank)
+    basis = a_basis(rank, stretch)
     how = {"epochs": epochs, "batch_size": size}
     one, two = (
         jax.jit(training)(private, (), rows, label, mask, basis)
@@ -187,7 +187,7 @@ def test_factored_is_autodiff_within_a_basis(slots, real, epochs, size, rank):
     np.testing.assert_allclose(one.private, two.private, atol=2e-6)
     np.testing.assert_allclose(one.rows, two.rows, atol=2e-6)
     np.testing.assert_allclose(one.loss, two.loss, rtol=1e-5, atol=1e-7)
-    projection = np.asarray(basis, np.float64).T @ np.asarray(basis, np.float64)
+    projection = np.asarray(basis, np.float64).T @ np.asarray(basis, np.float64) / stretch
     for found in (one, two):
         off = np.asarray(found.rows) @ (np.eye(D) - projection)
         np.testing.assert_allclose(off, 0, atol=2e-6)  # as above
@@ -208,11 +208,12 @@ def test_a_basis_of_the_whole_space_changes_nothing():
 
 
 def test_a_basis_binds_rows_alone():
-    """One epoch of one minibatch: rows step by their projected gradients, all else as without."""
+    """One epoch of one minibatch: rows step by their projected gradients, three times as far, and
+    all else as without."""
     private, rows, label, mask = setting(24, 24)
     shared = {"weight": jnp.linspace(0.5, 1.5, D), "bias": jnp.float32(0.2)}
     training = jax.jit(client.autodiff(gmf(D), client.sgd(LR, DECAY), epochs=1))
-    basis = a_basis(2)
+    basis = a_basis(2, stretch=3)
     free = training(private, shared, rows, label, mask)
     bound = training(private, shared, rows, label, mask, basis)
     np.testing.assert_allclose(bound.private, free.private, atol=1e-6)  # another program's sums

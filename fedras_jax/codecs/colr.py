@@ -5,12 +5,18 @@ client chooses it: coordinates of several clients may be added up, also under en
 training is told the basis (`Codec.basis`) and keeps the rows' steps in its span, so that the
 projection here loses nothing but rounding.
 
+A random span of r in D directions holds r / D of a step's squared length on average. So steps
+within it are sqrt(D / r) times as long, as in the authors' code; the client's own vector steps
+as always.
+
 State: none. Biased: what of a delta lies off the span is lost. The server can read: which items
 were touched, and their rows' steps within the span.
 
 Source: Nguyen et al., Towards efficient communication and secure federated recommendation system
-via low-rank training, WWW 2024. An orthonormal basis is our choice: steps then keep their length.
+via low-rank training, WWW 2024, and https://github.com/NNHieu/CoLR-FedRec for the steps' length.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +28,24 @@ from fedras_jax.types import Codec, ItemDelta, unprepared
 DTYPES = ("float32", "float16")
 
 
-def colr(rank: int = 4, *, dtype: str = "float32") -> Codec:
+def colr(rank: int = 4, *, dtype: str = "float32", stretch: float | None = None) -> Codec:
     """The touched set, and r coordinates for each touched item.
 
     Args:
       rank: vectors r of the basis.
       dtype: 'float32' or 'float16' coordinates.
+      stretch: how many times as long rows' steps are within the span; sqrt(D / r) when None.
 
     Raises:
-      SpecError: an unknown dtype, or a rank that is not in 1 to D.
+      SpecError: an unknown dtype, a rank that is not in 1 to D, or a stretch that is not positive.
     """
     if dtype not in DTYPES:
         raise SpecError(f"colr: dtype must be one of {list(DTYPES)}, not {dtype!r}")
     if rank < 1:
         raise SpecError(f"colr: rank must be at least 1, not {rank}")
+
+    if stretch is not None and not stretch > 0:
+        raise SpecError(f"colr: stretch must be positive, not {stretch}")
 
     def fields(sizes):
         if rank > sizes.dim:
@@ -44,14 +54,18 @@ def colr(rank: int = 4, *, dtype: str = "float32") -> Codec:
             )
         return bits.touched(sizes.items), bits.values("coefficient", "row", dtype, rank)
 
-    def basis(ctx):
+    def orthonormal(ctx):
         q, r = jnp.linalg.qr(jax.random.normal(ctx.key, (ctx.sizes.dim, rank)))
         # QR is unique up to signs, which libraries choose as they like: both sides must agree.
         return (q * jnp.where(jnp.diagonal(r) < 0, -1, 1)).T
 
+    def basis(ctx):
+        longer = math.sqrt(ctx.sizes.dim / rank) if stretch is None else stretch
+        return math.sqrt(longer) * orthonormal(ctx)
+
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
-        coefficient = jnp.dot(delta.row, basis(ctx).T, precision=kmeans.PRECISION)
+        coefficient = jnp.dot(delta.row, orthonormal(ctx).T, precision=kmeans.PRECISION)
         data = {
             "item": delta.item,
             "mask": delta.mask,
@@ -62,7 +76,7 @@ def colr(rank: int = 4, *, dtype: str = "float32") -> Codec:
     def decode(ctx, payload) -> ItemDelta:
         data = payload.data
         coefficient = data["coefficient"].astype(jnp.float32)
-        row = jnp.dot(coefficient, basis(ctx), precision=kmeans.PRECISION)
+        row = jnp.dot(coefficient, orthonormal(ctx), precision=kmeans.PRECISION)
         return ItemDelta(data["item"], jnp.where(data["mask"][:, None], row, 0), data["mask"])
 
     return Codec("colr", fields, lambda sizes: (), unprepared, encode, decode, basis=basis)

@@ -30,12 +30,14 @@ def test_sizes(name, codec, row_bits):
         assert bits.payload_bits(codec.fields(SIZES), counts[u]) == expected
 
 
-@pytest.mark.parametrize("rank", [1, 4, 8])
-def test_basis_is_orthonormal_and_the_round_s(rank):
-    codec = colr(rank)
+@pytest.mark.parametrize(
+    ("rank", "stretch", "longer"), [(1, None, 8**0.5), (4, None, 2**0.5), (8, None, 1), (2, 3, 3)]
+)
+def test_basis_is_orthogonal_and_the_round_s(rank, stretch, longer):
+    codec = colr(rank, stretch=stretch)
     basis = np.asarray(codec.basis(CTX), np.float64)
     assert basis.shape == (rank, SIZES.dim)
-    np.testing.assert_allclose(basis @ basis.T, np.eye(rank), atol=1e-6)  # float32's QR
+    np.testing.assert_allclose(basis @ basis.T, longer * np.eye(rank), atol=3e-6)  # float32's QR
     np.testing.assert_array_equal(jax.jit(lambda: codec.basis(CTX))(), codec.basis(CTX))
     other = codec.basis(Context(SIZES, jax.random.key(5)))
     assert np.abs(np.asarray(other) - basis).max() > 0.1
@@ -49,14 +51,14 @@ def test_basis_has_signs_of_its_own():
         for b in expected:
             v = v - (v @ b) * b
         expected.append(v / np.linalg.norm(v))
-    np.testing.assert_allclose(colr(3).basis(CTX), expected, atol=1e-5)  # float32's QR
+    np.testing.assert_allclose(colr(3, stretch=1).basis(CTX), expected, atol=1e-5)  # float32's QR
 
 
 @pytest.mark.parametrize(
     ("name", "rank", "rtol"), [("colr-float32-rank4", 4, 1e-6), ("colr-float16-rank2", 2, 1e-3)]
 )
 def test_decoded_is_the_projection(name, rank, rtol):
-    basis = np.asarray(colr(rank).basis(CTX), np.float64)
+    basis = np.asarray(colr(rank, stretch=1).basis(CTX), np.float64)
     row = np.asarray(deltas().row, np.float64)
     # A few ulps of coordinates in their format.
     np.testing.assert_allclose(
@@ -96,7 +98,7 @@ def test_mapped_clients_share_one_basis():
     _, _, mapped, keys = program("colr-float32-rank4")
     _, payload, decoded = mapped(keys, deltas(), np.zeros(8, np.int32))
     # Coordinates of several clients may be added up before they are decoded.
-    sums = np.asarray(payload.data["coefficient"], np.float64).sum(0) @ colr().basis(CTX)
+    sums = np.asarray(payload.data["coefficient"], np.float64).sum(0) @ colr(stretch=1).basis(CTX)
     np.testing.assert_allclose(sums, np.asarray(decoded.row).sum(0), atol=1e-5 * np.abs(sums).max())
 
 
@@ -106,6 +108,7 @@ def test_refuses():
             lambda: colr(dtype="int8"),
             "colr: dtype must be one of ['float32', 'float16'], not 'int8'",
         ),
+        (lambda: colr(stretch=0.0), "colr: stretch must be positive, not 0.0"),
         (lambda: colr(0), "colr: rank must be at least 1, not 0"),
         (
             lambda: colr(9).fields(Sizes(300, 8)),
