@@ -61,6 +61,7 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
         "Bits an entry of the table fetched whole: 32, or 4 to 8.",
     ),
     "downlink_trend": (flags.DEFINE_float, "Share of what is sent that clients go on with."),
+    "downlink_feedback": (flags.DEFINE_bool, "Whether what the downlink loses is sent later."),
     "reducer": (flags.DEFINE_string, "How payloads become one change of the table."),
     "server_optimizer": (flags.DEFINE_string, "Server optimizer."),
     "server_lr": (flags.DEFINE_float, "Server step size."),

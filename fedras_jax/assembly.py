@@ -190,6 +190,7 @@ def assemble(
         downlink=registry.downlink(spec.downlink, spec.downlink_args),
         snapshot=registry.snapshot(spec.snapshot_bits),
         downlink_trend=spec.downlink_trend,
+        downlink_feedback=spec.downlink_feedback,
         server_optimizer=named(
             "server_optimizer", registry.SERVER_OPTIMIZERS, numbers["server_lr"]
         ),

@@ -2,7 +2,8 @@
 
 The public table is what clients hold: the sum of what the server has sent. After a round the server
 sends the difference between its own table and the public one through a codec; what the codec loses
-stays in that difference, and is sent later. That is error feedback, with no state of its own.
+stays in that difference, and is sent later. That is error feedback, with no state of its own; a
+server that goes on from the public table has none.
 
 A client that was away fetches the changes it missed or the public table whole, whichever is
 smaller. The whole table may travel in a coarser form than float32, but then it must *be* of that

@@ -93,6 +93,7 @@ def federated(
     downlink: Codec | None = None,
     snapshot: Codec | None = None,
     downlink_trend: float = 0.0,
+    downlink_feedback: bool = True,
     n_widths: int | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -131,6 +132,8 @@ def federated(
         form, `codecs.grid`; None: float32. Rounding to it is part of the feedback as well.
       downlink_trend: share of what the server sends that clients add to what they change by
         themselves in each round from then on; 0 for none.
+      downlink_feedback: whether the server keeps a table of its own, for what the downlink loses;
+        if not it goes on from the public one.
       n_widths: how many widths clients are padded to; by the number of examples when None, see
         `cohort.plan_widths`.
       chunk: clients run at once on a device; by platform when None.
@@ -520,6 +523,8 @@ def federated(
             publishing.step(state.round, state.public, state.velocity, items),
             (state.public, state.velocity, jnp.zeros(len(publishing.fields), jnp.int32)),
         )
+        if not downlink_feedback:
+            items = public
         holds = jnp.where(members.mask & (outcome.share_down >= 1), slot, n_slots)
         published = jnp.where(total > 0, bits.float_bits(publishing.fields, counts_down), 0)
         owed = jnp.minimum(state.owed.at[holds].set(0, mode="drop") + published, whole_table)

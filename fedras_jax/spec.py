@@ -64,6 +64,8 @@ class Spec:
       snapshot_bits: 32, or 4 to 8, bits an entry of the public table, as clients fetch it whole.
       downlink_trend: share of what the server sends that clients go on with by themselves, in every
         round from then on.
+      downlink_feedback: whether what the downlink loses stays in the server's own table and is sent
+        later; if not it is lost, as where aggregated updates are compressed without feedback.
       reducer: how payloads become one change of the table.
       server_optimizer, server_lr: the server's step, fed the negated mean change.
       seed: addresses all randomness of training; the split and its candidates have `data_seed`,
@@ -108,6 +110,7 @@ class Spec:
     downlink_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     snapshot_bits: int = 32
     downlink_trend: float = 0.0
+    downlink_feedback: bool = True
     reducer: str = "touched_mean"
     server_optimizer: str = "sgd"
     server_lr: float = 1.0
@@ -157,6 +160,8 @@ class Spec:
             raise SpecError(f"downlink_trend must be in [0, 1), not {self.downlink_trend}")
         if self.downlink_trend and self.downlink == "dense":
             raise SpecError("downlink_trend: a dense downlink has no use for it, choose a codec")
+        if not self.downlink_feedback and self.downlink == "dense" and self.snapshot_bits == 32:
+            raise SpecError("downlink_feedback: a dense downlink in float32 loses nothing")
         _check_profile(self)
         if self.sampler == "fixed_size" and "size" in self.sampler_args:
             raise SpecError("sampler_args: the size of a cohort is cohort_size")
@@ -224,6 +229,7 @@ _ACCEPTED: dict[Any, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
     str: ((str,), "a string"),
     float | None: ((int, float, type(None)), "a number or None"),
+    bool: ((bool,), "True or False"),
     bool | None: ((bool, type(None)), "True, False or None"),
     Mapping[str, Any]: ((Mapping,), "a mapping of arguments"),
     tuple[Mapping[str, Any], ...]: ((tuple,), "a tuple of mappings"),

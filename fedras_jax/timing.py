@@ -87,6 +87,8 @@ def downlink(spec: Spec) -> str:
         parts.append(f"{spec.downlink}:{args}" if args else spec.downlink)
     if spec.downlink_trend:
         parts.append(f"trend {spec.downlink_trend:g}")
+    if not spec.downlink_feedback:
+        parts.append("no feedback")
     if spec.snapshot_bits < 32:
         parts.append(f"table in {spec.snapshot_bits} bits")
     return ", ".join(parts)

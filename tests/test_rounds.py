@@ -14,6 +14,7 @@ from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.dense import dense
 from fedras_jax.codecs.directional import directional
 from fedras_jax.codecs.rows import rows
+from fedras_jax.codecs.svd import svd
 from fedras_jax.errors import SpecError
 from fedras_jax.factored import factored
 from fedras_jax.models.gmf import gmf
@@ -429,3 +430,25 @@ def test_refusals(changed, message):
     with pytest.raises(SpecError) as error:
         build(**changed)
     assert message in str(error.value)
+
+
+def test_without_feedback_the_server_goes_on_from_what_it_sent():
+    """One direction of a change is sent: with feedback the rest waits, without it is lost."""
+    downlink = svd(1)
+    with_it, without = (
+        build(downlink=downlink, downlink_feedback=f, n_widths=1) for f in (True, False)
+    )
+    _, step = basic()
+    first = with_it.init()
+    change = np.asarray(step(first, DATA)[0].items - first.items)
+    kept, state = (
+        jax.jit(algorithm.step, donate_argnums=0)(algorithm.init(), DATA)[0]
+        for algorithm in (with_it, without)
+    )
+    np.testing.assert_array_equal(kept.public, state.public)
+    np.testing.assert_array_equal(state.items, state.public)
+    np.testing.assert_allclose(kept.items - first.items, change, atol=1e-6)  # entries of order 0.1
+    sent = np.asarray(state.public - first.public)
+    sizes = np.linalg.svd(sent, compute_uv=False)
+    assert sizes[1] < 1e-5 * sizes[0]  # one direction
+    assert 0.1 < np.sum((change - sent) ** 2) / np.sum(change**2) < 0.9

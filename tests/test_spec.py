@@ -53,6 +53,7 @@ def test_what_belongs_to_another_experiment_is_refused_with_the_difference():
         ),
         ({"downlink": "actions", "downlink_args": {"k": 0}}, "actions: k must be 1 to 65535"),
         ({"snapshot_bits": 16}, "snapshot_bits must be one of [32, 4, 5, 6, 7, 8], not 16"),
+        ({"downlink_feedback": False}, "downlink_feedback: a dense downlink in float32 loses"),
         ({"feedback_rows": -1}, "feedback_rows must be at least 0, not -1"),
         ({"model": "gcn"}, "unknown model 'gcn': choose one of gmf, mf"),
         ({"reducer": "sum"}, "unknown reducer 'sum': choose one of cohort_mean, touched_mean"),
