@@ -42,7 +42,9 @@ def one_round(dataset: str, cohort_size: int, cache: str | None = None) -> dict[
     call += [f"--dataset={dataset}", f"--codec={CODEC.value}", f"--cohort_size={cohort_size}"]
     call += [f"--data_dir={DATA_DIR.value}"] if DATA_DIR.value else []
     env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    if cache:
+    if cache is None:
+        call.append("--compilation_cache=none")
+    else:
         env |= {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

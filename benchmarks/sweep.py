@@ -38,6 +38,7 @@ def call(binary: str, *extra: str) -> float:
     """Runs a binary in a process without any cache of programs; returns peak memory in bytes."""
     env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     command = [sys.executable, "-m", f"experiments.{binary}", "--noprogress"]
+    command.append("--compilation_cache=none")
     command += [f"--dataset={DATASET.value}", f"--codec={CODEC.value}", *extra]
     command += [f"--data_dir={DATA_DIR.value}"] if DATA_DIR.value else []
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as child:

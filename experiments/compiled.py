@@ -39,15 +39,16 @@ def keep() -> Path | None:
         return None
     if asked is None and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    folder = Path(asked).expanduser() if asked else default_folder()
+    folder = None
     try:
+        folder = default_folder() if asked is None else Path(asked).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
+        writable = asked != "" and os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):  # the latter where there is no home
         writable = False
-    if not writable and asked:
+    if not writable and asked is not None:
         raise SpecError(f"--compilation_cache={asked}: not a folder that can be written to")
-    if not writable:
+    if not writable or folder is None:
         logging.info("%s can't be written to: programs are compiled anew each time", folder)
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -34,7 +34,6 @@ def start() -> None:
 
     Raises:
       SpecError: flags that do not fit together.
-      LostError: the others are not there.
     """
     if not DISTRIBUTED.value:
         given = [flag.name for flag in _NEEDS if flag.value is not None]

@@ -1,6 +1,5 @@
 """Runs an arm's Specs side by side, one arm after another, and remembers those that are done."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,13 +29,10 @@ class Executor:
       ran: how many it has run.
     """
 
-    def __init__(self, programs: Path, *, log_clients: bool = False) -> None:
-        """Keeps compiled programs in a folder, for the next start."""
+    def __init__(self, *, log_clients: bool = False) -> None:
+        """Nothing is run yet."""
         self.ran, self._log_clients = 0, log_clients
         flags.start_devices()
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            jax.config.update("jax_compilation_cache_dir", str(programs))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
     def __call__(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
         """Summary and final ranks of Specs that differ in numbers alone, by folder."""

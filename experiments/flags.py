@@ -91,9 +91,6 @@ DEVICES = flags.DEFINE_integer(
     None,
     "Devices of a process that share a cohort; default: all, on CPU one for each core.",
 )
-SPREAD_ITEMS = flags.DEFINE_bool(
-    "spread_items", False, "Spread the item tables over the devices too, if none can hold them."
-)
 PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 500, "Rounds between checkpoints in --workdir; 0: none."
@@ -146,7 +143,6 @@ def options_from_flags(**more: Any) -> dict[str, Any]:
     return {
         "data_dir": DATA_DIR.value,
         "devices": DEVICES.value,
-        "spread_items": SPREAD_ITEMS.value,
         "chunk_size": CHUNK_SIZE.value,
         "progress": PROGRESS.value,
         "tensorboard": TENSORBOARD.value,

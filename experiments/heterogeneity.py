@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         if flags.WORKDIR.value is None:
             raise SpecError("--workdir is needed: a grid is too long to be lost")
         workdir = Path(flags.WORKDIR.value)
-        execute = Executor(workdir / "programs", log_clients=True)
+        execute = Executor(log_clients=True)
         places = {
             (scenario, arm): {
                 workdir

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         if flags.WORKDIR.value is None:
             raise SpecError("--workdir is needed: a grid is too long to be lost")
         workdir = Path(flags.WORKDIR.value)
-        execute = Executor(workdir / "programs")
+        execute = Executor()
         finished, diverged = _run_all(specs, seeds, rates, workdir, execute)
         rows = pareto.table(finished, BASELINE, margin=MARGIN.value)
         against = pareto.rivals(finished)

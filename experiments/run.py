@@ -16,10 +16,10 @@ import json
 from absl import app
 from absl import flags as absl_flags
 
-from experiments import distributed, flags
+from experiments import distributed, flags, spreading
 from fedras_jax import hosts
 
-for _module in (flags, distributed):  # so that --help shows them
+for _module in (flags, distributed, spreading):  # so that --help shows them
     absl_flags.adopt_module_key_flags(_module)
 
 
@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
         mesh = flags.start_devices()
         from fedras_jax.run import run  # after the devices are set up
 
-        options = flags.options_from_flags(stop=flags.stop_when_told())
+        options = flags.options_from_flags(
+            stop=flags.stop_when_told(), spread_items=spreading.SPREAD_ITEMS.value
+        )
         result = run(spec, workdir=flags.WORKDIR.value, mesh=mesh, **options)
     if hosts.is_first():
         print(json.dumps(result.summary, indent=2))

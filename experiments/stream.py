@@ -15,10 +15,10 @@ import sys
 from absl import app
 from absl import flags as absl_flags
 
-from experiments import distributed, flags
+from experiments import distributed, flags, spreading
 from fedras_jax import hosts
 
-for _module in (flags, distributed):  # so that --help shows them
+for _module in (flags, distributed, spreading):  # so that --help shows them
     absl_flags.adopt_module_key_flags(_module)
 
 MEMORY = absl_flags.DEFINE_float("memory", 4.0, "GiB that arrays may take.")
@@ -50,7 +50,9 @@ def main(argv: list[str]) -> None:
             private_on=PRIVATE.value,
             evaluate_clients=EVALUATE.value,
             tell=lambda line: print(line, file=sys.stderr),
-            **flags.options_from_flags(stop=flags.stop_when_told()),
+            **flags.options_from_flags(
+                stop=flags.stop_when_told(), spread_items=spreading.SPREAD_ITEMS.value
+            ),
         )
     if hosts.is_first():
         print(json.dumps(result.summary, indent=2))

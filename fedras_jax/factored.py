@@ -27,9 +27,9 @@ from fedras_jax.types import LocalResult, LocalTraining
 
 PRECISION = jax.lax.Precision.HIGHEST
 
-# Up to so many minibatches are compiled one by one: a loop copies each one's rows out of the stack,
+# Up to so many steps are compiled one by one: a loop copies each minibatch's rows out of the stack,
 # which takes longer than to train on them. More would take too long to compile.
-UNROLLED = 8
+UNROLLED = 16
 
 
 def factored(
@@ -99,7 +99,7 @@ def factored(
         stretch = 1.0 if basis is None else jnp.sum(basis[0] * basis[0])
         span = Span(basis, stretch, 1 - lr * stretch * weight_decay)
         rows = rows * mask[:, None]
-        parts = (_segments(x, batch_size) for x in (rows, label, mask))
+        parts = (_segments(x, batch_size, UNROLLED // epochs) for x in (rows, label, mask))
         segments = list(zip(*parts, strict=True))
         coefs: list[tuple] = [() for _ in segments]
         vectors: list[tuple] = [() for _ in segments]
@@ -163,13 +163,13 @@ def decayed(x: Float[Array, " d"], epochs: int, span: Span) -> Float[Array, " d"
     return share * x if span.basis is None else x + (share - 1) * projected(x, span)
 
 
-def _segments(x: Array, size: int) -> list[Array]:
-    """x cut into minibatches: one by one, or where they are many, whole ones as a stack.
+def _segments(x: Array, size: int, few: int) -> list[Array]:
+    """x cut into minibatches: up to a few one by one, and of more the whole ones as a stack.
 
     The last one may be smaller.
     """
     n, whole = x.shape[0], x.shape[0] // size
-    if n <= UNROLLED * size:
+    if n <= max(few, 1) * size:
         return [x[at : at + size] for at in range(0, n, size)]
     stack = x[: whole * size].reshape(whole, size, *x.shape[1:])
     return [part for part in (stack, x[whole * size :]) if part.shape[0]]

@@ -35,7 +35,7 @@ _PIECE = 1 << 26
 _AXIS = "hosts"
 # What XLA's collectives and JAX's service say when somebody is gone.
 _GONE = re.compile(
-    r"gloo|connection (closed|reset|refused)|heartbeat|coordination service|UNAVAILABLE|"
+    r"\bgloo\b|connection (closed|reset|refused)|heartbeat|coordination service|UNAVAILABLE|"
     r"unhealthy|nccl.*(abort|remote|system error)",
     re.IGNORECASE,
 )

@@ -199,7 +199,8 @@ def main_directions(
     are zero vectors; so is one whose start is parallel to those before it, or zero.
 
     Args:
-      points: f32[N, D]. mask: bool[N].
+      points: f32[N, D], finite also where they are masked.
+      mask: bool[N].
       rank: static number of directions r.
       iterations: static number of steps; each costs two passes over the points.
     """
@@ -212,7 +213,9 @@ def main_directions(
     at = size[:, order, column]
     longest, length = jnp.argmax(at, axis=0) * rank + order, at.max(axis=0)
     # The longest of all comes first: it alone decides how fast the first direction is found.
-    start = points[jnp.minimum(longest[jnp.argsort(-length)], n - 1)]
+    strongest = jnp.argsort(-length)
+    start = points[jnp.minimum(longest[strongest], n - 1)]
+    start = jnp.where((length[strongest] > 0)[:, None], start, 0)
 
     def step(_, basis):
         along = jnp.dot(points, _orthonormal(basis).T, precision=PRECISION)

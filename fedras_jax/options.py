@@ -13,7 +13,7 @@ class Options:
 
     Attributes:
       data_dir: where downloaded or own datasets lie.
-      devices: how many to use where no mesh is given; all of `jax.devices()` when None.
+      devices: how many each process uses where no mesh is given; all of its own when None.
       spread_items: whether item tables are spread over the devices too, whose number must divide
         that of the items: for tables that no device can hold. One device has all rows anyway.
       chunk_size: clients run at once on a device; by platform when None.

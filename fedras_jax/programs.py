@@ -13,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fedras_jax import assembly, cohort, hosts, shards
 from fedras_jax.data import Interactions, Split
-from fedras_jax.errors import SpecError
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
 from fedras_jax.types import Arguments, FedState, PyTree
@@ -62,11 +61,6 @@ class Programs:
         Raises:
           SpecError: sizes that do not fit together, or nothing to evaluate.
         """
-        if spread_items and size > 1:
-            raise SpecError(
-                f"spread_items is for one run at a time, not for {size}: with several each device "
-                "has whole ones"
-            )
         over_clients, over_runs = (mesh, None) if size == 1 else (None, mesh)
         n_devices = 1 if over_runs is None else over_runs.devices.size
         self.mesh = mesh

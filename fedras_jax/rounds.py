@@ -36,6 +36,7 @@ from fedras_jax import (
     publish,
     reducers,
     rng,
+    sets,
     shards,
     sums,
 )
@@ -308,7 +309,7 @@ def federated(
         decoded = codec.decode(Context(sizes, round_key), payload)
         if codec.lossless:
             return decoded, jnp.zeros(())
-        error = _distortion(update.items, decoded, sizes, aligned=codec.support == "exact")
+        error = _distortion(update.items, decoded, aligned=codec.support == "exact")
         return decoded, jnp.where(update.items.mask.any(), error, 0)
 
     def at_once(width, broadcast, inputs):
@@ -603,21 +604,18 @@ def _of_those_who_ran(outcome: Outcome, ran: Array) -> Outcome:
     )
 
 
-def _distortion(delta, decoded, sizes: Sizes, *, aligned: bool) -> Array:
+def _distortion(delta, decoded, *, aligned: bool) -> Array:
     """Squared error of the decoded rows relative to the delta's; 0 for an empty delta.
 
     Args:
       delta, decoded: what was encoded, and what the server reads.
-      sizes: M and D.
       aligned: the decoded rows lie in the delta's slots; otherwise they are found by item.
     """
     total = sums.squares(delta.row)
     if aligned:
         error = sums.squares(delta.row - decoded.row)
     else:
-        n = delta.item.shape[0]
-        slot = jnp.full(sizes.items + 1, n).at[delta.item].set(jnp.arange(n))
-        slot = jnp.where(decoded.mask, slot[decoded.item.clip(0, sizes.items)], n)
-        sent = jnp.pad(delta.row, [(0, 1), (0, 0)])[slot]
+        found, slot = sets.find(delta.item, decoded.item, decoded.mask)
+        sent = jnp.where(found[:, None], delta.row[slot], 0)
         error = total + sums.squares(decoded.row - sent) - sums.squares(sent)
     return jnp.maximum(error, 0) / jnp.where(total > 0, total, 1)

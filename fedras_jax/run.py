@@ -21,7 +21,17 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedras_jax import assembly, checkpoint, cohort, evaluate, examples, hosts, record, results
+from fedras_jax import (
+    assembly,
+    checkpoint,
+    cohort,
+    evaluate,
+    examples,
+    hosts,
+    record,
+    results,
+    shards,
+)
 from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.options import Options
@@ -141,19 +151,22 @@ def _run_group(
     started = time.perf_counter()
     first = hosts.together(lambda: _same_program(specs))
     one_experiment(specs, size, options)
-    folders = claim(specs, workdirs)
     mesh = hosts.together(lambda: _mesh(options.devices, mesh))
 
     def ready() -> tuple[Split, list[Algorithm]]:
         split = kept.split(first, options.data_dir, interactions)
-        return split, [assembly.assemble(spec, split)[1] for spec in specs]  # all can be run
+        how: dict[str, Any] = {}
+        if options.spread_items:
+            how = {"mesh": mesh, "spread_items": True}
+        return split, [assembly.assemble(spec, split, **how)[1] for spec in specs]  # all can be run
 
     split, algorithms = hosts.together(ready)
+    folders = claim(specs, workdirs)
     if hosts.count() > 1:
         hosts.require_same({"the data's digest": split_digest(split)})
     done: dict[int, Result | DivergedError] = {}
     if interactions is None:  # which a folder does not name
-        done = _stored(specs, algorithms, folders, split, options)
+        done = _stored(specs, algorithms, folders, split, options, mesh)
     left = [i for i in range(len(specs)) if i not in done]
     if not left:
         return [done[i] for i in range(len(specs))]
@@ -167,7 +180,8 @@ def _run_group(
     with contextlib.ExitStack() as stack:
         standing: dict[int, dict[int, tuple[record.Record, PyTree]]] = {}
         for i in left:
-            each = _record(specs[i], algorithms[i], split, folders[i], options)
+            made = functools.partial(_record, specs[i], algorithms[i], split, folders[i], options)
+            each = hosts.together(made)
             stack.callback(each.close)
             round_, state = each.resume(jax.eval_shape(algorithms[i].init))
             standing.setdefault(round_, {})[i] = each, state
@@ -205,6 +219,11 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
     Raises:
       SpecError: they differ, or there is more than one run.
     """
+    if options.spread_items and max(size, len(specs)) > 1:
+        raise SpecError(
+            f"spread_items is for one run at a time, not for {max(size, len(specs))} in a group, "
+            "where each device has whole tables: use experiments.run"
+        )
     if hosts.count() == 1:
         return
     if max(size, len(specs)) > 1:
@@ -212,9 +231,14 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
             f"{max(size, len(specs))} runs in a group, but several processes run one together: "
             "give each machine its own part of a sweep (--shard)"
         )
-    if options.spread_items:
-        raise SpecError("spread_items is for the devices of one process, and there are several")
-    steps = ("checkpoint_every", "checkpoint_last", "chunk_size", "devices", "keep_states")
+    steps = (
+        "checkpoint_every",
+        "checkpoint_last",
+        "chunk_size",
+        "devices",
+        "keep_states",
+        "spread_items",
+    )
     hosts.require_same(
         {
             **specs[0].to_json(),
@@ -224,6 +248,8 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
             "jax's version": jax.__version__,
         }
     )
+    if options.spread_items:
+        raise SpecError("spread_items is for the devices of one process, and there are several")
 
 
 def split_digest(split: Split) -> str:
@@ -276,6 +302,7 @@ def _stored(
     folders: Sequence[Path | None],
     split: Split,
     options: Options,
+    mesh: Mesh | None,
 ) -> dict[int, Result | DivergedError]:
     """Results of those runs whose folders hold all that they would leave, by their places."""
     found: dict[int, Result | DivergedError] = {}
@@ -289,7 +316,11 @@ def _stored(
         there = hosts.from_first(read)
         if there:
             summary, rows, ranks, state = there
-            state = None if state is None else jax.device_put(state)
+            if state is not None:
+                place = None
+                if mesh is not None and options.spread_items:
+                    place = shards.of_state(state, mesh, spread=True)
+                state = hosts.put(state, place)
             found[i] = Result(spec, summary, rows, ranks, state, split)
     return found
 

@@ -9,14 +9,13 @@ equally many chunks of clients, and in each chunk
                sum over devices back to those who asked;
     add        gather the decoded rows of all devices, and add those that lie here.
 
-So a device never holds more of a table than its own rows and those of the chunk at hand, and what
-moves is n times a chunk's rows, twice. A looked-up row is one device's row plus zeros, that is,
-the row.
+So a device never holds more of a table than its own rows and those of n chunks. A looked-up row is
+one device's row plus zeros, that is, the row.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +99,7 @@ def spread(mesh: Mesh, sizes: Sizes) -> Placement:
         if not zero:
             return Layout(reads, (), lambda acc: acc)
         # A device's sum over all clients, of its own rows; what is no row is the same everywhere.
-        of_items = jax.tree.map(lambda x: rows if x.ndim else WHOLE, zero[0])
+        of_items = jax.tree.map(lambda x: _part(x, n_rows, rows), zero[0])
         others = (WHOLE,) * (len(zero) - 1)
         return Layout(
             reads, (of_items, *others), lambda acc: (acc[0], *jax.lax.psum(acc[1:], AXIS))
@@ -110,12 +109,30 @@ def spread(mesh: Mesh, sizes: Sizes) -> Placement:
         sharding = NamedSharding(mesh, rows)
 
         def one(x):
-            of_items = x.ndim > 0 and x.shape[0] == sizes.items
+            of_items = _of_items(x, sizes.items)
             return jax.lax.with_sharding_constraint(x, sharding) if of_items else x
 
         return jax.tree.map(one, tables)
 
     return Placement(rows, Sizes(n_rows, sizes.dim), look_up, gather, layout, pin)
+
+
+def _part(x: Array, n_rows: int, rows: PartitionSpec) -> PartitionSpec:
+    """Where a leaf of a reducer's accumulator lies.
+
+    Raises:
+      SpecError: it is neither of items nor a single number.
+    """
+    if x.ndim and x.shape[0] != n_rows:
+        raise SpecError(
+            f"the reducer adds up an array of shape {x.shape}: with spread tables it must have a "
+            "leading axis of items, or be a single number"
+        )
+    return rows if x.ndim else WHOLE
+
+
+def _of_items(x: Any, n_items: int, lead: int = 0) -> bool:
+    return x.ndim > lead and x.shape[lead] == n_items
 
 
 def of_state(state: FedState, mesh: Mesh, *, spread: bool, lead: int = 0) -> FedState:
@@ -135,7 +152,7 @@ def of_state(state: FedState, mesh: Mesh, *, spread: bool, lead: int = 0) -> Fed
     n_items = state.items.shape[lead]
 
     def place(x):
-        return rows if spread and x.ndim > lead and x.shape[lead] == n_items else whole
+        return rows if spread and _of_items(x, n_items, lead) else whole
 
     names = ("items", "public", "velocity", "server")
     tables = {name: jax.tree.map(place, getattr(state, name)) for name in names}

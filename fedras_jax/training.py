@@ -46,7 +46,8 @@ def train(
     if done == spec.rounds:
         _evaluate(records, programs.rank(state))
     shown = options.progress and hosts.is_first()
-    with bar(name, spec.rounds, start=done, enabled=shown) as show:
+    one_bar = hosts.together(lambda: bar(name, spec.rounds, start=done, enabled=shown))
+    with one_bar as show:
         while done < spec.rounds and any(each.diverged is None for each in records):
             began = time.perf_counter()
             until = _next_stop(done, spec, options)

@@ -553,7 +553,9 @@ class Reducer(NamedTuple):
     """Folds decoded item deltas into one change of the table.
 
     Attributes:
-      zero: sizes -> accumulator; accumulators of disjoint sets of clients merge by +.
+      zero: sizes -> accumulator; accumulators of disjoint sets of clients merge by +. Where tables
+        are spread over devices (`shards`) sizes are those of a device's own rows, and `add` sees
+        the deltas of all devices: leaves must have a leading axis of items, or be a number.
       add: (acc, ItemDelta with leading axis c, weight f32[c]) -> acc.
       finish: acc -> f32[M, D], the mean change.
     """

@@ -279,6 +279,10 @@ def test_main_directions_span_the_leading_singular_vectors(scale):
     # two leave a millionth; within the span the directions may still be turned.
     np.testing.assert_allclose(np.linalg.norm(expected @ found.T, axis=1), 1, atol=1e-5)
     assert abs(found[0] @ expected[0]) > 0.9
+    # Whatever else lies in masked slots.
+    points[~mask] = 1e6 * np.random.default_rng(4).normal(size=points[~mask].shape)
+    again = np.asarray(kmeans.main_directions(jnp.asarray(points), jnp.asarray(mask), 3))
+    np.testing.assert_array_equal(again, found)
 
 
 def test_main_directions_that_do_not_exist_are_zero():
@@ -286,7 +290,7 @@ def test_main_directions_that_do_not_exist_are_zero():
     points = rng.normal(size=(N, 2)) @ rng.normal(size=(2, D))  # rank two
     found = np.asarray(kmeans.main_directions(jnp.asarray(points, jnp.float32), EVERY, 4))
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 1, 0, 0], atol=1e-6)
-    found = kmeans.main_directions(jnp.ones((3, D)), jnp.array([False, True, False]), 5)
+    found = kmeans.main_directions(jnp.eye(3, D), jnp.array([False, True, False]), 5)
     np.testing.assert_allclose(jnp.linalg.norm(found, axis=1), [1, 0, 0, 0, 0], atol=1e-6)
 
 

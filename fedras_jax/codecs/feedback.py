@@ -24,8 +24,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from fedras_jax import sets
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, Sizes, unprepared
 
@@ -71,7 +72,7 @@ def error_feedback(codec: Codec, rows: int = 64) -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del prepared
         n_items = ctx.sizes.items
-        owed, at = _find(state.item, delta.item, delta.mask)
+        owed, at = sets.find(state.item, delta.item, delta.mask)
         row = delta.row + jnp.where(owed[:, None], state.row[at], 0)
         sums = delta.replace(row=row)
         payload, inner = codec.encode(ctx, key, sums, codec.prepare(ctx, key, sums), k, state.inner)
@@ -80,7 +81,7 @@ def error_feedback(codec: Codec, rows: int = 64) -> Codec:
         if codec.support == "exact":  # its slots are the delta's
             left = row - said.row
         else:
-            told, where = _find(said.item, delta.item, delta.mask)
+            told, where = sets.find(said.item, delta.item, delta.mask)
             left = row - jnp.where((told & said.mask[where])[:, None], said.row[where], 0)
         paid = jnp.zeros(rows, bool).at[jnp.where(owed, at, rows)].set(True, mode="drop")
         item = jnp.append(jnp.where(paid, n_items, state.item), delta.item)
@@ -94,17 +95,6 @@ def error_feedback(codec: Codec, rows: int = 64) -> Codec:
         )
 
     return codec._replace(init=init, prepare=unprepared, encode=encode, unbiased=False)
-
-
-def _find(
-    among: Int[Array, " q"], item: Int[Array, " n"], mask: Bool[Array, " n"]
-) -> tuple[Bool[Array, " n"], Int[Array, " n"]]:
-    """Whether each unmasked item is among others, and in which slot; 0 where it is not."""
-    order = jnp.argsort(among)
-    place = jnp.searchsorted(among[order], item).astype(jnp.int32)
-    at = order[jnp.minimum(place, among.shape[0] - 1)].astype(jnp.int32)
-    found = mask & (among[at] == item)
-    return found, jnp.where(found, at, 0)
 
 
 def _largest(row: Float[Array, "n d"], size: int) -> Int[Array, " n"]:

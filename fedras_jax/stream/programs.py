@@ -7,7 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from fedras_jax import assembly, bits, evaluate, hosts, rng, shards
 from fedras_jax.data import Split
@@ -167,9 +173,11 @@ class Programs:
         whole_items = jax.jit(lambda item: item[: plan.items], out_shardings=self.sharding)
         self._whole: Any = whole_items if hosts.count() > 1 else lambda item: item
 
-        def rank(server, private, target, others, full):
+        def rank(public, shared, private, target, others, full):
             ranks = evaluate.full_ranks if full else evaluate.sampled_ranks
-            return ranks(model, server.public, server.shared, private, target, others)
+            return ranks(model, public, shared, private, target, others)
+
+        self._spread = spread_items and mesh is not None
 
         self._rank = jax.jit(rank, static_argnames="full")
 
@@ -203,8 +211,22 @@ class Programs:
             self.compile_s = time.perf_counter() - began
         return self._advance(*args)
 
+    def to_rank(self, server: FedState) -> tuple[tuple[Array, PyTree], Sharding]:
+        """What ranks are computed from, and where: on one device, or where tables are spread."""
+        read = (server.public, server.shared)
+        if self._spread:
+            assert self.sharding is not None
+            return read, self.sharding
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.device_put(hosts.own(read), here), here
+
     def rank(
-        self, server: FedState, private: PyTree, target: np.ndarray, others: np.ndarray, full: bool
+        self,
+        server: tuple[Array, PyTree],
+        private: PyTree,
+        target: np.ndarray,
+        others: np.ndarray,
+        full: bool,
     ) -> np.ndarray:
         """Ranks of some clients' held-out items, as in `evaluate`."""
-        return np.asarray(self._rank(server, private, target, others, full))
+        return np.asarray(self._rank(*server, private, target, others, full))

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -142,7 +143,7 @@ def _stream(
         rounds=rounds_at_once,
         private=private_on,
         profiled=arguments.profile is not None,
-        devices=1 if mesh is None else mesh.devices.size,
+        devices=_of_one_process(mesh),
         spread=how.spread_items,
     )
     if hosts.is_first():
@@ -195,6 +196,13 @@ def _stream(
         )
         summary = hosts.together(lambda: book.finish(**more))
         return Streamed(spec, sizes, summary, book.rows, book.ranks, run.server, run.rows)
+
+
+def _of_one_process(mesh: Mesh | None) -> int:
+    """The most devices that a process has in a mesh."""
+    if mesh is None:
+        return 1
+    return max(Counter(device.process_index for device in mesh.devices.flat).values())
 
 
 def _fits(spec: Spec, store: Store, evaluate_clients: int) -> None:
@@ -357,8 +365,7 @@ class _Run:
         most = max(int(_EVALUATED_SHARE * self._plan.allowed) // row, 1)
         size = min(most, _EVALUATED, len(self._evaluated))
         held_out = store.test if spec.evaluate_on == "test" else store.valid
-        here = jax.local_devices()[0]
-        server = jax.device_put(hosts.own(self.server), here)
+        server, here = self._programs.to_rank(self.server)
         ranks = np.full(store.n_clients, evaluate.NOT_EVALUATED, np.int32)
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

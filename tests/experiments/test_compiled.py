@@ -1,5 +1,7 @@
 """Where the binaries keep compiled programs."""
 
+from pathlib import Path
+
 import jax
 import pytest
 from absl import flags
@@ -66,6 +68,13 @@ def test_what_cannot_be_written_to_is_an_error_only_if_it_was_asked_for(
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("XDG_CACHE_HOME", str(file))
     assert keep() is None
+    for asked in (str(file), ""):
+        with pytest.raises(SpecError, match=r"--compilation_cache=.*can be written to"):
+            keep(asked)
+
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert keep() is None
     assert jax.config.jax_compilation_cache_dir == before
-    with pytest.raises(SpecError, match=r"--compilation_cache=.*file.*can be written to"):
-        keep(str(file))

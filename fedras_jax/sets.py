@@ -1,0 +1,18 @@
+"""Items of one list in another."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+def find(
+    among: Int[Array, " q"], item: Int[Array, " n"], mask: Bool[Array, " n"]
+) -> tuple[Bool[Array, " n"], Int[Array, " n"]]:
+    """Whether each unmasked item is among others, and in which slot; 0 where it is not.
+
+    By sorting, so that it takes no array of all M items.
+    """
+    order = jnp.argsort(among)
+    place = jnp.searchsorted(among[order], item).astype(jnp.int32)
+    at = order[jnp.minimum(place, among.shape[0] - 1)].astype(jnp.int32)
+    found = mask & (among[at] == item)
+    return found, jnp.where(found, at, 0)
