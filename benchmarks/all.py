@@ -19,7 +19,7 @@ from benchmarks import machine, suite
 DATASET = flags.DEFINE_string("dataset", None, "For those that train; default: see above.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets lie.")
 OUTDIR = flags.DEFINE_string("outdir", "results/bench", "Where figures go.")
-MORE = flags.DEFINE_bool("more", False, "Also policies, distortion, sweeps and reading results.")
+MORE = flags.DEFINE_bool("more", False, "Also those that take longer.")
 ONLY = flags.DEFINE_list("only", [], "These benchmarks alone.")
 
 BUNDLED = "ml-latest-small-2016"
@@ -46,7 +46,14 @@ def calls(dataset: str, data_dir: str | None) -> dict[str, list[str]]:
         "process": [f"--dataset={BUNDLED}", f"--everyone_on={dataset}", *there],
         "scaling": few,
     }
-    more = {"policies": data, "distortion": data, "sweep": data, "results": []}
+    more = {
+        "policies": data,
+        "distortion": data,
+        "sweep": data,
+        "results": [],
+        "spread": few,
+        "hosts": [],
+    }
     if ONLY.value:
         return {name: args for name, args in (found | more).items() if name in ONLY.value}
     return found | more if MORE.value else found
