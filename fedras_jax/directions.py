@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from fedras_jax import kmeans, kmeans1d, sums
+from fedras_jax import kmeans, kmeans1d, reductions
 
 
 @struct.dataclass
@@ -65,7 +65,7 @@ def errors(
     """
     n_clusters = points.table.best.shape[0] - 1
     grid = sorted({*(2**i for i in range(n_clusters.bit_length())), n_clusters})
-    total = sums.squares(rows)
+    total = reductions.squares(rows)
     found = [total]
     for k in grid:
         label = kmeans1d.levels(points.table, points.along, mask, k, polish=0).label

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from fedras_jax import rng
+from fedras_jax import reductions, rng
 
 PRECISION = jax.lax.Precision.HIGHEST  # TF32 and bf16 passes mislabel points near a boundary
 
@@ -79,9 +79,7 @@ def nearest(
     """
     score = jnp.dot(centroid, points.T, precision=PRECISION)
     score = score - 0.5 * jnp.sum(centroid * centroid, axis=1, keepdims=True)
-    # argmax, and no comparison with the maximum: a fused XLA kernel may compute a score twice and
-    # round it differently, and then no cluster equals its own maximum.
-    return jnp.argmax(jnp.where(active[:, None], score, -jnp.inf), axis=0).astype(jnp.int32)
+    return reductions.highest(jnp.where(active[:, None], score, -jnp.inf))
 
 
 def _member(label: Int[Array, " n"], centroid: Float[Array, "k d"]) -> Float[Array, "k n"]:

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from fedras_jax import reductions
+
 PRECISION = jax.lax.Precision.HIGHEST
 REFINEMENTS = 4  # levels of bins
 POLISH = 3
@@ -230,4 +232,4 @@ def _nearest(
 ) -> Int[Array, " n"]:
     """The nearest active level of each value, the lowest where two are equally near."""
     gap = jnp.abs(values[None, :] - level[:, None])
-    return jnp.argmin(jnp.where(active[:, None], gap, jnp.inf), axis=0).astype(jnp.int32)
+    return reductions.highest(jnp.where(active[:, None], -gap, -jnp.inf))

@@ -35,10 +35,10 @@ from fedras_jax import (
     network,
     publish,
     reducers,
+    reductions,
     rng,
     sets,
     shards,
-    sums,
 )
 from fedras_jax.errors import SpecError
 from fedras_jax.types import (
@@ -611,11 +611,11 @@ def _distortion(delta, decoded, *, aligned: bool) -> Array:
       delta, decoded: what was encoded, and what the server reads.
       aligned: the decoded rows lie in the delta's slots; otherwise they are found by item.
     """
-    total = sums.squares(delta.row)
+    total = reductions.squares(delta.row)
     if aligned:
-        error = sums.squares(delta.row - decoded.row)
+        error = reductions.squares(delta.row - decoded.row)
     else:
         found, slot = sets.find(delta.item, decoded.item, decoded.mask)
         sent = jnp.where(found[:, None], delta.row[slot], 0)
-        error = total + sums.squares(decoded.row - sent) - sums.squares(sent)
+        error = total + reductions.squares(decoded.row - sent) - reductions.squares(sent)
     return jnp.maximum(error, 0) / jnp.where(total > 0, total, 1)

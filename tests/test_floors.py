@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"types", "errors", "rng", "bits", "kmeans", "kmeans1d", "directions", "sets", "sums"},
+    {"types", "errors", "rng", "bits", "kmeans", "kmeans1d", "directions", "reductions", "sets"},
     {
         "codecs",
         "models",

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn.cluster import KMeans
 
-from fedras_jax import kmeans
+from fedras_jax import kmeans, reductions
 
 N, D, K = 200, 6, 8
 ITERATIONS = 7
@@ -303,3 +303,13 @@ def test_means():
         expected = points[mask & (label == k)].mean(0)
         np.testing.assert_allclose(found[k], expected, atol=1e-6)  # order 1 in float32
     np.testing.assert_array_equal(found[3], 0)
+
+
+@pytest.mark.parametrize("k", [1, 16, 17, 64, 300])
+def test_highest_is_the_first_of_the_largest(k):
+    score = np.random.default_rng(k).integers(0, 5, (k, 200)).astype(np.float32)  # many ties
+    score[:, :3] = -np.inf
+    score[k // 2 :, 3] = -np.inf
+    found = jax.jit(reductions.highest)(score)
+    np.testing.assert_array_equal(found, score.argmax(0))
+    assert found.dtype == jnp.int32

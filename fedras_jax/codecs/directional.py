@@ -14,7 +14,7 @@ Source: ours; the paper clusters full rows.
 
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans, kmeans1d, sums
+from fedras_jax import bits, directions, kmeans, kmeans1d, reductions
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
@@ -74,7 +74,7 @@ def directional(
         )
         error = None
         if rank == 1:
-            total = sums.squares(delta.row)
+            total = reductions.squares(delta.row)
             off = total - length[0] * jnp.dot(
                 coords[:, 0], coords[:, 0], precision=kmeans.PRECISION
             )

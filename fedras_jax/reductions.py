@@ -1,0 +1,34 @@
+"""Reductions that XLA makes slow or inexact if they are left to it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+# Rows of an argmax that XLA:CPU still does fast: from a few more on it takes ten times as long.
+GROUP = 16
+
+
+def squares(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Sum of all squared entries, f32[].
+
+    Columns first: XLA:CPU adds up to one number entry by entry, but columns side by side. Fewer
+    terms to a sum also lose less. (The barrier keeps XLA from making one sum of the two.)
+    """
+    return jax.lax.optimization_barrier(jnp.sum(x * x, axis=0)).sum()
+
+
+def highest(score: Float[Array, "k n"]) -> Int[Array, " n"]:
+    """The row of each column's highest entry, the lowest of several, i32[N].
+
+    Among `GROUP` rows each, then among these groups. Every score has one value only: a fused
+    kernel may compute it twice, and round it differently.
+    """
+    score = jax.lax.optimization_barrier(score)
+    k, n = score.shape
+    if k <= GROUP:
+        return jnp.argmax(score, axis=0).astype(jnp.int32)
+    groups = jnp.pad(score, [(0, -k % GROUP), (0, 0)], constant_values=-jnp.inf)
+    groups = groups.reshape(-1, GROUP, n)
+    best = highest(groups.max(axis=1))
+    within = jnp.argmax(groups, axis=1).astype(jnp.int32)
+    return best * GROUP + jnp.take_along_axis(within, best[None], axis=0)[0]
