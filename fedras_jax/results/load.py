@@ -27,6 +27,7 @@ _KINDS: dict[Any, pa.DataType] = {
     int: pa.int64(),
     float: pa.float64(),
     str: pa.string(),
+    bool: pa.bool_(),
     float | None: pa.float64(),
     bool | None: pa.bool_(),
 }
