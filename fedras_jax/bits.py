@@ -178,6 +178,7 @@ def own_actions(
     label: Int[Array, " n"],
     k: Int[Array, ""],
     n_labels: int,
+    universe: int,
 ) -> Int[Array, " n"]:
     """The labels, or where k is the number of rows: each row's place in the order of items.
 
@@ -186,8 +187,9 @@ def own_actions(
       label: i32[N], of the clusters.
       k: actions in use, at most the number of rows.
       n_labels: static maximum K of actions.
+      universe: number of items there could be.
     """
-    first = jnp.sort(jnp.where(mask, item, jnp.iinfo(item.dtype).max))[:n_labels]
+    first = _ascending(item, mask, universe)[:n_labels]
     place = jnp.sum(first[:, None] < item, axis=0, dtype=label.dtype)
     own = k == mask.sum(dtype=jnp.int32)
     return jnp.where(own, jnp.where(mask, place, 0), label)
@@ -208,7 +210,7 @@ def set_bits(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int) -> 
     Source: Rice and Plaunt, Adaptive variable-length coding, IEEE Trans. Commun. 19(6), 1971.
     """
     n = mask.sum(dtype=jnp.int32)
-    order = jnp.sort(jnp.where(mask, item, universe))
+    order = _ascending(item, mask, universe)
     gap = jnp.diff(order, prepend=-1) - 1
     r = jnp.arange(index_width(universe))
     quotients = jnp.sum(jnp.where(order < universe, gap >> r[:, None], 0), axis=1)
@@ -222,6 +224,11 @@ def set_bits(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int) -> 
     # An empty and a full set are told by the header.
     some = (n > 0) & (n < universe)
     return jnp.where(some, jnp.minimum(jnp.minimum(rice, ids), universe), 0)
+
+
+def _ascending(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int):
+    """The unmasked items in order. Written once, so that a program sorts a client's items once."""
+    return jnp.sort(jnp.where(mask, item, universe))
 
 
 def entropy_bits(

@@ -222,7 +222,8 @@ def _interval_costs(mass: Float[Array, " b"], mean: Float[Array, " b"]) -> Array
         return (total + w, centre + share * gap, cost), cost
 
     zero = jnp.zeros(n + 1)
-    _, rows = jax.lax.scan(join, (zero, zero, zero), (mass, mean, jnp.arange(n)))
+    some = (mass, mean, jnp.arange(n))
+    _, rows = jax.lax.scan(join, (zero, zero, zero), some, unroll=8)  # steps are short
     cost = jnp.concatenate([zero[None], rows])
     return jnp.where(begin[None, :] <= begin[:, None], cost, jnp.inf)
 

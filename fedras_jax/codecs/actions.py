@@ -93,7 +93,7 @@ def actions(
         found = directions.cluster(prepared.work, delta.mask, k_used, iterations)
         label = found.label
         if index == "touched":
-            label = bits.own_actions(delta.item, delta.mask, label, k_used, k)
+            label = bits.own_actions(delta.item, delta.mask, label, k_used, k, ctx.sizes.items)
         centroid = kmeans.means(delta.row, delta.mask, label, k)
         data = {
             "item": delta.item,

@@ -92,7 +92,7 @@ def directional(
         else:
             label = directions.cluster(points, delta.mask, k_used, iterations).label
             level = kmeans.means(points.coords, delta.mask, label, k)
-        own = bits.own_actions(delta.item, delta.mask, label, k_used, k)
+        own = bits.own_actions(delta.item, delta.mask, label, k_used, k, ctx.sizes.items)
         all_own = k_used == delta.mask.sum(dtype=jnp.int32)
         level = jnp.where(all_own, kmeans.means(points.coords, delta.mask, own, k), level)
         label = own
