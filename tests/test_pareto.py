@@ -1,5 +1,7 @@
 """The table, the rivals and the picture, from summaries and ranks made by hand."""
 
+import collections
+
 import numpy as np
 import pytest
 
@@ -205,6 +207,24 @@ def test_grids_name_every_arm_once_and_dense_first():
         assert names[0] == "dense"
         assert len({report.folder_name(name) for name in names}) == len(names)
     assert set(grids.GRIDS["core"]) < set(grids.GRIDS["full"])
+    assert set(grids.GRIDS["published"]) < set(grids.GRIDS["full"])
+
+
+def test_the_core_grid_is_ten_codecs_in_four_sizes():
+    sizes = collections.Counter(name.partition(":")[0] for name in grids.BUDGETS)
+    assert len(sizes) == 10
+    assert set(sizes.values()) == {4}
+    assert {*pareto.FORMS} < set(sizes)
+    assert not set(grids.BUDGETS) & set(grids.REFERENCES)
+
+
+def test_published_rivals_are_not_tuned_and_have_a_tuned_arm_beside_them():
+    pinned = [name for name in grids.PUBLISHED if "client_lr" in arms.fields_of(name)]
+    assert len(pinned) == 3
+    for name in pinned:
+        plain = name.partition(",spec.")[0]
+        assert plain in grids.PUBLISHED
+        assert not arms.fields_of(plain)
 
 
 @pytest.mark.parametrize("arm", grids.GRIDS["full"])
