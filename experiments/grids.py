@@ -19,7 +19,7 @@ BUDGETS = (
     *("product:k=2,parts=2", "product:k=4,parts=2", "product:k=16,parts=4", "product:k=32,parts=8"),
     *("residual:k=2,stages=2", "residual:k=4,stages=2"),
     *("residual:k=8,stages=3", "residual:k=32,stages=3"),
-    # low rank, the last one of a random span: 1.9 kB and more
+    # low rank: levels have no use for more than about 1 kB, and svd and colr start at 1.9 kB
     *(f"transform:rank=1,bits={b}" for b in (1, 2, 4)),
     "transform:rank=2,bits=8",
     *(f"svd:rank={r}" for r in (1, 2, 4, 8)),
@@ -29,7 +29,7 @@ BUDGETS = (
     *("rotated:bits=1", "rotated:bits=2"),
     *(f"quantized:bits=1,scale=payload,spec.dim={d}" for d in (4, 8, 32)),
     "quantized:bits=2,scale=payload",
-    # sparse: only with feedback does it come near the others
+    # sparse, and what is left out is remembered
     *(
         f"top_entries:entries={n},dtype=float16,spec.feedback_rows=256"
         for n in (128, 512, 1280, 5120)
