@@ -16,7 +16,7 @@ BUDGETS = (
     *("directional:k=64,rank=12", "directional:k=64,rank=48"),
     *(f"actions:k={k},dtype=float16" for k in (2, 8, 24, 64)),
     # several codebooks
-    *("product:k=2,parts=2", "product:k=4,parts=2", "product:k=16,parts=4", "product:k=32,parts=8"),
+    *("product:k=2,parts=2", "product:k=4,parts=2", "product:k=16,parts=4", "product:k=16,parts=8"),
     *("residual:k=2,stages=2", "residual:k=4,stages=2"),
     *("residual:k=8,stages=3", "residual:k=32,stages=3"),
     # low rank: levels have no use for more than about 1 kB, and svd and colr start at 1.9 kB
@@ -63,7 +63,7 @@ MORE = (
     "actions:k=16",
     *(f"actions:k={k},dtype=float16,labels=entropy" for k in (4, 16, 64)),
     # several codebooks
-    *("product:k=8,parts=2", "product:k=16,parts=2", "product:k=16,parts=8"),
+    *("product:k=8,parts=2", "product:k=16,parts=2", "product:k=32,parts=8"),
     *("residual:k=8,stages=2", "residual:k=16,stages=2"),
     *("residual:k=8,stages=4", "residual:k=16,stages=4"),
     # more than levels of up to 31 have use for, at first
