@@ -1,52 +1,93 @@
 """The arms of `experiments.pareto`, if none are named.
 
-Budgets are bytes up of a client with about 830 touched rows of 3,706 items at D=64 (MovieLens-1M,
-4 negatives), nearest to 1, 2, 4 and 8 kB where a codec can be that small: the touched set alone is
-about 360 bytes, and a bit for each entry of its rows is 6.6 kB.
+Budgets are bytes up of a client of MovieLens-1M at D=64 with 4 negatives, on the average: 800
+touched rows of 3,706. They lie in four classes, near 0.5, 1 to 2, 4 and 16 kB. Header and touched
+set alone are 280 bytes, and a bit for each entry of the rows is 6.6 kB. A codec that cannot be as
+small or as large as a class, or is too slow there for two hours, has the nearest sizes that it can.
 """
 
-# Not compressed, or in one form only. A narrower table is what a codec has to beat.
-SINGLE = ("dense", "rows", "ternary", "sign", "dense:spec.dim=8", "dense:spec.dim=16")
+# What codecs have to beat: the table itself, and the touched rows of a narrower one.
+REFERENCES = ("dense", "rows:spec.dim=1", "rows:spec.dim=4")
 
+# The ten strongest codecs, each in four sizes.
 BUDGETS = (
     # ours: levels along few directions, and rows of the paper
-    *("directional:k=4", "directional:k=16"),
-    *("directional:k=64,rank=2", "directional:k=64,rank=4"),
-    *(f"actions:k={k},dtype=float16" for k in (4, 8, 16, 32)),
+    *("directional:k=2", "directional:k=16"),
+    *("directional:k=64,rank=12", "directional:k=64,rank=48"),
+    *(f"actions:k={k},dtype=float16" for k in (2, 8, 24, 64)),
     # several codebooks
-    "product:k=4,parts=2",
-    *("product:k=16,parts=2", "product:k=16,parts=4", "product:k=32,parts=8"),
-    "residual:k=2,stages=2",
-    *("residual:k=4,stages=2", "residual:k=8,stages=2", "residual:k=8,stages=4"),
-    # low rank
+    *("product:k=2,parts=2", "product:k=4,parts=2", "product:k=16,parts=4", "product:k=16,parts=8"),
+    *("residual:k=2,stages=2", "residual:k=4,stages=2"),
+    *("residual:k=8,stages=3", "residual:k=32,stages=3"),
+    # low rank: levels have no use for more than about 1 kB, and svd and colr start at 1.9 kB
+    *(f"transform:rank=1,bits={b}" for b in (1, 2, 4)),
+    "transform:rank=2,bits=8",
     *(f"svd:rank={r}" for r in (1, 2, 4, 8)),
-    # sparse
-    *(f"top_rows:rows={n},dtype=float16" for n in (8, 16, 32, 64)),
-    *(f"top_entries:entries={n},dtype=float16" for n in (256, 512, 1024, 2048)),
-    # hashed
-    *(f"count_sketch:width={w},depth=3,dtype=float16" for w in (4, 8, 16, 32)),
-    # fewer bits an entry: none is below 6.6 kB
-    *(f"quantized:bits={b}" for b in (1, 2, 4, 8)),
-    *(f"rotated:bits={b}" for b in (1, 2, 3, 4)),
+    *(f"colr:rank={r},dtype=float16" for r in (1, 2, 4, 8)),
+    # fewer bits an entry: in a narrow table where they are to be few bytes
+    *("rotated:bits=1,spec.dim=8", "rotated:bits=1,spec.dim=16"),
+    *("rotated:bits=1", "rotated:bits=2"),
+    *(f"quantized:bits=1,scale=payload,spec.dim={d}" for d in (4, 8, 32)),
+    "quantized:bits=2,scale=payload",
+    # sparse, and what is left out is remembered
+    *(
+        f"top_entries:entries={n},dtype=float16,spec.feedback_rows=256"
+        for n in (128, 512, 1280, 5120)
+    ),
+)
+
+CORE = (*REFERENCES, *BUDGETS)
+
+# Rivals as they were published, one in 64 of the table's values, and what the server sends back
+# through the same codec, where what is lost is lost. They name their step size, so that --tune
+# leaves them alone; beside them the same codecs at their best in the same bytes up.
+PUBLISHED = (
+    *("dense", "directional:k=16"),
+    "colr:rank=1,spec.client_lr=0.5",
+    "colr:rank=1",
+    "svd:rank=1,spec.client_lr=0.5,spec.downlink=svd,spec.downlink_args.rank=1,"
+    "spec.downlink_feedback=False",
+    "svd:rank=1",
+    "top_entries:entries=3706,spec.client_lr=0.5,spec.downlink=top_entries,"
+    "spec.downlink_args.entries=3706,spec.downlink_feedback=False",
+    "top_entries:entries=3706",
 )
 
 MORE = (
+    *("rows", "ternary", "sign", "dense:spec.dim=8", "dense:spec.dim=16"),
+    # ours: levels along few directions, and rows of the paper
+    *("directional:k=4", "directional:k=8", "directional:k=64"),
+    *("directional:k=16,rank=2", "directional:k=64,rank=2"),
     *(f"directional:k={k},labels=entropy" for k in (4, 16, 64)),
-    *("directional:k=2", "directional:k=64", "directional:k=16,rank=2"),
-    *(f"actions:k={k},dtype=float16" for k in (2, 64)),
+    *(f"actions:k={k},dtype=float16" for k in (4, 16, 32)),
     "actions:k=16",
     *(f"actions:k={k},dtype=float16,labels=entropy" for k in (4, 16, 64)),
-    *("product:k=8,parts=2", "product:k=16,parts=8"),
-    *("residual:k=16,stages=2", "residual:k=16,stages=4"),
-    *(f"top_rows:rows={n},dtype=float16" for n in (4, 128)),
-    *(f"top_entries:entries={n},dtype=float16" for n in (128, 4096)),
-    *(f"random_mask:keep={1 / n},dtype=float16" for n in (64, 32, 16, 8)),
+    # several codebooks
+    *("product:k=8,parts=2", "product:k=16,parts=2", "product:k=32,parts=8"),
+    *("residual:k=8,stages=2", "residual:k=16,stages=2"),
+    *("residual:k=8,stages=4", "residual:k=16,stages=4"),
+    # more than levels of up to 31 have use for, at first
+    "transform:rank=4,bits=16",
+    # a shared basis in float32
     *(f"colr:rank={r}" for r in (1, 2, 4, 8)),
+    # sparse, without feedback
+    *(f"top_rows:rows={n},dtype=float16" for n in (4, 8, 16, 32, 64, 128)),
+    *(f"top_entries:entries={n},dtype=float16" for n in (128, 256, 512, 1024, 2048, 4096)),
+    *(f"random_mask:keep={1 / n},dtype=float16" for n in (64, 32, 16, 8)),
+    # hashed
+    *(f"count_sketch:width={w},depth=3,dtype=float16" for w in (4, 8, 16, 32)),
     *(f"count_sketch:width={w},depth=1,dtype=float16" for w in (8, 32)),
+    # fewer bits an entry, a scale a row
+    *(f"quantized:bits={b}" for b in (1, 2, 4, 8)),
+    *(f"rotated:bits={b}" for b in (3, 4)),
     *("dense:spec.dim=2", "dense:spec.dim=4", "dense:spec.dim=32"),
 )
 
-GRIDS = {"core": (*SINGLE, *BUDGETS), "full": (*SINGLE, *BUDGETS, *MORE)}
+GRIDS = {
+    "core": CORE,
+    "published": PUBLISHED,
+    "full": tuple(dict.fromkeys((*CORE, *MORE, *PUBLISHED))),
+}
 
 # Of `experiments.heterogeneity`. Failures and churn: one client in twenty fails in a round, and
 # three in ten are away, for twenty rounds at a time.

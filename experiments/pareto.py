@@ -6,9 +6,14 @@
 An arm is CODEC or CODEC:NAME=VALUE,NAME=VALUE, where spec.FIELD=VALUE sets a field of the
 experiment; without any, `--grid` names them (`experiments/grids.py`). The arm `dense` is the
 baseline, and is run in any case. Runs that `--workdir` already holds are loaded, so a grid that
-was stopped goes on where it was. Writes pareto.csv, rivals.csv, pareto.png and a folder a run.
+was stopped goes on where it was. Writes pareto.csv, rivals.csv, pareto.png, wall_time.csv and a
+folder a run.
+
+`--tune` chooses a step size for every arm but those that set spec.client_lr: so arms of
+`--grid=published` stay as they were published, and their rivals beside them are at their best.
 """
 
+import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -29,11 +34,14 @@ absl_flags.adopt_module_key_flags(arms)
 GRID = absl_flags.DEFINE_enum("grid", "core", sorted(grids.GRIDS), "Arms, if none are named.")
 MARGIN = absl_flags.DEFINE_float("margin", pareto.MARGIN, "What counts as a loss, in both metrics.")
 TUNE = absl_flags.DEFINE_bool(
-    "tune", False, "Choose each arm's client_lr among --lrs, by NDCG@10 of the validation item."
+    "tune",
+    False,
+    "Choose client_lr among --lrs, by NDCG@10 of the validation item, for each arm that sets none.",
 )
 LRS = absl_flags.DEFINE_list("lrs", ["0.25", "0.5", "1.0"], "Local step sizes for --tune.")
 
 BASELINE = "dense"
+WALL_TIME = "wall_time.csv"
 
 
 def main(argv: list[str]) -> None:
@@ -63,11 +71,15 @@ def main(argv: list[str]) -> None:
     )
     print(report.render(rows, pareto.COLUMNS))
     if against:
-        print()
+        print(
+            "\nEach rival against the largest arm of each form that takes no more bytes. P-values "
+            "are paired by\nclient and seed, and adjusted over all rows of this table together.\n"
+        )
         print(report.render(against, pareto.RIVAL_COLUMNS))
     for arm in diverged:
         print(f"\n{arm} diverged, and is left out")
     print(f"\nresults: {workdir}/pareto.csv, rivals.csv, pareto.png and a folder a run")
+    print(_wall_time(workdir))
 
 
 def _rates() -> list[float]:
@@ -94,7 +106,7 @@ def _run_all(
     diverged: list[str] = []
     started, busy = time.monotonic(), 0
     for i, (name, spec) in enumerate(specs.items(), 1):
-        before = execute.ran
+        before, began = execute.ran, time.monotonic()
         folder = report.folder_name(name)
         fields = arms.fields_of(name)
         try:
@@ -116,6 +128,8 @@ def _run_all(
             finished.append(pareto.Arm(name, spec.codec, series, summaries, np.stack(ranks)))
             mean = report.comparison({name: summaries})[0]
             told = f"NDCG@10 {mean['ndcg@10']:.4f}, {mean['up_bytes']:,.0f} B up"
+        if execute.ran > before:
+            _add_time(workdir, name, execute.ran - before, time.monotonic() - began)
         if flags.PROGRESS.value:
             # A guess from above: arms to come may be there already, and then take no time.
             busy += execute.ran > before
@@ -139,6 +153,29 @@ def _best_rate(spec: Spec, rates: list[float], folder: Path, execute: Executor) 
     if not found:
         raise DivergedError(f"training diverges with each of {rates}")
     return max(found, key=lambda lr: found[lr])
+
+
+def _add_time(workdir: Path, name: str, runs: int, seconds: float) -> None:
+    """A line more, so that the whole of a grid that was stopped is known in the end."""
+    path = workdir / WALL_TIME
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("arm", "runs", "seconds")] * fresh + [(name, runs, f"{seconds:.1f}")])
+
+
+def _wall_time(workdir: Path) -> str:
+    """'129 runs in 97.0 minutes', with those of earlier calls; runs that were loaded take none."""
+    path = workdir / WALL_TIME
+    rows = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    runs, seconds = (
+        sum(int(row["runs"]) for row in rows),
+        sum(float(row["seconds"]) for row in rows),
+    )
+    return f"{runs} run{'s' * (runs != 1)} in {seconds / 60:.1f} minutes: {path}"
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""Quality against bytes: which arms lose nothing, which are on the front, and against which rival.
+"""Quality against bytes: which arms lose nothing, which are on the front, and who beats whom.
 
 An arm is on the Pareto front if no other arm is at least as good for at most as many bytes.
 """
@@ -16,8 +16,8 @@ METRICS = ("ndcg@10", "hr@10")
 MARGIN = 0.008
 # With fewer seeds, intervals are printed, but no verdict.
 SEEDS_OF_A_CLAIM = 5
-# The codec that every other one is compared with.
-OWN = "directional"
+# The codecs that every other one is compared with: our form of actions, and the paper's.
+FORMS = ("directional", "actions")
 
 COLUMNS = (
     # (key, heading, format)
@@ -36,7 +36,8 @@ COLUMNS = (
 RIVAL_COLUMNS = (
     ("rival", "rival", "{}"),
     ("rival_bytes", "up B", "{:,.0f}"),
-    ("arm", "nearest arm below", "{}"),
+    ("form", "against", "{}"),
+    ("arm", "its nearest arm below", "{}"),
     ("arm_bytes", "up B", "{:,.0f}"),
     ("difference", "NDCG - rival", "{:+.4f}"),
     ("low", "from", "{:+.4f}"),
@@ -45,7 +46,7 @@ RIVAL_COLUMNS = (
 )
 
 RIVAL_FIELDS = (
-    *("rival", "rival_bytes", "arm", "arm_bytes", "seeds"),
+    *("rival", "rival_bytes", "form", "arm", "arm_bytes", "seeds"),
     *("difference", "low", "upper", "p_value", "adjusted_p"),
 )
 
@@ -145,40 +146,48 @@ def count_of_seeds(ranks: np.ndarray) -> str:
 
 
 def rivals(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Every rival against the directional arm of the most bytes that are no more than its own.
+    """Every rival against each form's arm of the most bytes that are no more than the rival's.
 
-    A difference above 0 says that the directional arm is better, for no more bytes. P-values are
-    adjusted over all rivals. A rival that is smaller than every directional arm is compared with
-    none.
+    A difference above 0 says that the form's arm is better, for no more bytes. An arm of one form
+    is a rival of the other. P-values are adjusted over all tests of the table together, those of
+    both forms. A rival that is smaller than every arm of a form is not compared with it.
 
     Args:
       arms: of the same seeds and clients.
 
     Returns:
-      A row a rival, by bytes up; none without a directional arm.
+      A row a rival and form, by the rival's bytes up; none for a form without an arm.
     """
     bytes_up = report.comparison({arm.name: arm.summaries for arm in arms})
     sized = sorted(
         ((row["up_bytes"], arm) for row, arm in zip(bytes_up, arms, strict=True)),
         key=lambda pair: pair[0],
     )
-    # Its plain form: with other fields of the experiment changed it is another comparison.
-    own = [(size, arm) for size, arm in sized if arm.series == OWN]
-    rows: list[dict[str, Any]] = []
-    for size, rival in sized if own else []:
-        if rival.codec == OWN:
-            continue
-        row: dict[str, Any] = dict.fromkeys(RIVAL_FIELDS)
-        row |= {"rival": rival.name, "rival_bytes": size, "seeds": len(rival.ranks)}
-        below = [pair for pair in own if pair[0] <= size]
-        if below:
-            compared = stats.non_inferiority(below[-1][1].ranks, rival.ranks, metric=METRICS[0])
-            row |= {"arm": below[-1][1].name, "arm_bytes": below[-1][0]}
-            row |= {name: getattr(compared, name) for name in ("difference", "low", "upper")}
-            row["p_value"] = compared.p_value
-        rows.append(row)
+    # Plain arms: with other fields of the experiment changed it is another comparison.
+    own = {form: [pair for pair in sized if pair[1].series == form] for form in FORMS}
+    rows = [
+        _against_form(size, rival, form, own[form])
+        for size, rival in sized
+        for form in FORMS
+        if own[form] and rival.codec != form
+    ]
     tested = [row for row in rows if row["p_value"] is not None]
     adjusted = stats.holm([row["p_value"] for row in tested])
     for row, p in zip(tested, adjusted.tolist(), strict=True):
         row["adjusted_p"] = p
     return rows
+
+
+def _against_form(
+    size: float, rival: Arm, form: str, own: Sequence[tuple[float, Arm]]
+) -> dict[str, Any]:
+    """A row of `rivals`, not yet adjusted; `own` are the form's arms, by bytes up."""
+    row: dict[str, Any] = dict.fromkeys(RIVAL_FIELDS)
+    row |= {"rival": rival.name, "rival_bytes": size, "form": form, "seeds": len(rival.ranks)}
+    below = [pair for pair in own if pair[0] <= size]
+    if below:
+        arm_bytes, arm = below[-1]
+        compared = stats.non_inferiority(arm.ranks, rival.ranks, metric=METRICS[0])
+        row |= {"arm": arm.name, "arm_bytes": arm_bytes, "p_value": compared.p_value}
+        row |= {name: getattr(compared, name) for name in ("difference", "low", "upper")}
+    return row

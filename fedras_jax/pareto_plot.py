@@ -69,7 +69,7 @@ def _panel(axes, rows, base, styles, metric, cost, margin) -> None:
     for name, style in sorted(styles.items()):
         of = sorted((row for row in rows if row["series"] == name), key=lambda row: row[cost])
         of = [row for row in of if row is not base]
-        own = name.partition(",")[0] == pareto.OWN
+        own = name.partition(",")[0] in pareto.FORMS
         width, above = (2.4, 3) if own else (1.2, 2)
         points = _points(of, cost, metric)
         axes.plot(*points, label=name, ms=6, lw=width, zorder=above, alpha=0.9, **style)

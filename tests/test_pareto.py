@@ -1,5 +1,7 @@
 """The table, the rivals and the picture, from summaries and ranks made by hand."""
 
+import collections
+
 import numpy as np
 import pytest
 
@@ -121,21 +123,54 @@ def test_tables_print_and_are_written(tmp_path):
         assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + len(table)
 
 
-def test_rivals_meet_the_directional_arm_just_below_their_bytes():
-    rows = {row["rival"]: row for row in pareto.rivals(ARMS)}
-    assert list(rows) == ["sign", "svd", "actions", "dense"]
-    assert rows["sign"]["arm"] is rows["sign"]["adjusted_p"] is None  # nothing is that small
-    assert rows["svd"]["arm"] == "directional:k=4"  # 100 bytes are more than 99
-    assert rows["actions"]["arm"] == "directional:k=16"
-    assert rows["svd"]["difference"] > 0
-    assert rows["svd"]["p_value"] < 0.001
-    # Three tests are made: the smallest p-value is multiplied by 3.
-    assert rows["svd"]["adjusted_p"] == pytest.approx(3 * rows["svd"]["p_value"])
-    assert rows["dense"]["adjusted_p"] == 1
+def test_rivals_meet_each_form_just_below_their_bytes():
+    rows = {(row["rival"], row["form"]): row for row in pareto.rivals(ARMS)}
+    assert list(rows) == [
+        ("sign", "directional"),
+        ("sign", "actions"),
+        ("directional:k=4", "actions"),
+        ("svd", "directional"),
+        ("svd", "actions"),
+        ("directional:k=16", "actions"),
+        ("actions", "directional"),
+        ("dense", "directional"),
+        ("dense", "actions"),
+    ]
+    compared = {pair: row["arm"] for pair, row in rows.items() if row["arm"] is not None}
+    assert compared == {
+        ("svd", "directional"): "directional:k=4",  # 100 bytes are more than 99
+        ("actions", "directional"): "directional:k=16",
+        ("dense", "directional"): "directional:k=16",
+        ("dense", "actions"): "actions",
+    }
+    assert rows["sign", "directional"]["adjusted_p"] is None  # nothing is that small
+    assert rows["svd", "directional"]["difference"] > 0
+    assert rows["svd", "directional"]["p_value"] < 0.001
 
 
-def test_without_directional_arms_there_are_no_comparisons():
+def test_p_values_are_adjusted_over_both_forms_together():
+    rows = [row for row in pareto.rivals(ARMS) if row["arm"] is not None]
+    found = {(row["rival"], row["form"]): row for row in rows}
+    # Four tests are made: the smallest p-value is multiplied by 4.
+    smallest = found["svd", "directional"]
+    assert smallest["adjusted_p"] == pytest.approx(4 * smallest["p_value"])
+    assert found["dense", "actions"]["adjusted_p"] == 1
+
+
+def test_an_arm_with_another_experiment_is_a_rival_of_the_other_form_alone():
+    other = ARMS[2]._replace(name="directional:k=16,spec.snapshot_bits=5", series="directional, x")
+    rows = pareto.rivals([*ARMS[:3], other])
+    assert {row["rival"] for row in rows} == {"dense"}
+    rows = pareto.rivals([other, ARMS[0], _arm("actions", 10.0, BASE)])
+    assert [(row["rival"], row["form"]) for row in rows] == [
+        (other.name, "actions"),
+        ("dense", "actions"),
+    ]
+
+
+def test_without_arms_of_a_form_there_are_no_comparisons():
     assert pareto.rivals([ARMS[0], ARMS[3]]) == []
+    assert {row["form"] for row in pareto.rivals([ARMS[0], ARMS[5]])} == {"actions"}
 
 
 def test_a_baseline_that_is_not_there_is_refused():
@@ -172,6 +207,24 @@ def test_grids_name_every_arm_once_and_dense_first():
         assert names[0] == "dense"
         assert len({report.folder_name(name) for name in names}) == len(names)
     assert set(grids.GRIDS["core"]) < set(grids.GRIDS["full"])
+    assert set(grids.GRIDS["published"]) < set(grids.GRIDS["full"])
+
+
+def test_the_core_grid_is_ten_codecs_in_four_sizes():
+    sizes = collections.Counter(name.partition(":")[0] for name in grids.BUDGETS)
+    assert len(sizes) == 10
+    assert set(sizes.values()) == {4}
+    assert {*pareto.FORMS} < set(sizes)
+    assert not set(grids.BUDGETS) & set(grids.REFERENCES)
+
+
+def test_published_rivals_are_not_tuned_and_have_a_tuned_arm_beside_them():
+    pinned = [name for name in grids.PUBLISHED if "client_lr" in arms.fields_of(name)]
+    assert len(pinned) == 3
+    for name in pinned:
+        plain = name.partition(",spec.")[0]
+        assert plain in grids.PUBLISHED
+        assert not arms.fields_of(plain)
 
 
 @pytest.mark.parametrize("arm", grids.GRIDS["full"])

@@ -94,6 +94,7 @@ def test_pareto_writes_its_tables_and_goes_on_where_it_stopped(tmp_path):
     assert "2 seeds: not a claim" in done.stdout
     folder = tmp_path / "p"
     assert {"pareto.csv", "rivals.csv", "pareto.png"} <= {f.name for f in folder.iterdir()}
+    assert "\n6 runs in " in done.stdout
     with (folder / "pareto.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"dense", "directional:k=4", "dense:spec.dim=2"}
@@ -107,6 +108,16 @@ def test_pareto_writes_its_tables_and_goes_on_where_it_stopped(tmp_path):
     again = call("pareto", *flags)
     assert again.returncode == 0, again.stderr
     assert (removed / "summary.json").exists()
+    # What earlier calls ran counts, what this one loads does not.
+    assert "\n7 runs in " in again.stdout
+    with (folder / "wall_time.csv").open() as file:
+        times = [(row["arm"], row["runs"]) for row in csv.DictReader(file)]
+    assert times == [
+        ("dense", "2"),
+        ("directional:k=4", "2"),
+        ("dense:spec.dim=2", "2"),
+        ("dense:spec.dim=2", "1"),
+    ]
     assert (folder / "dense/seed0/summary.json").stat().st_mtime_ns == kept
     assert [(folder / name).read_bytes() for name in ("pareto.csv", "rivals.csv")] == tables
 
