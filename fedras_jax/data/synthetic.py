@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +18,20 @@ _SHORTEST = 3
 _LENGTH_SIGMA = 1.0
 # The standard deviation of a client's scores: a taste moves an item's odds by e^±2, roughly.
 _TASTE = 2.0
-# Keys drawn at a time; bounds the working memory at about 24 bytes each, 96 MiB.
-_CHUNK_KEYS = 1 << 22
-# From so many items on, a client's winners are looked for above a threshold, found from every
-# `_STRIDE`th item: partitioning a whole row takes as long as all else together.
-_MANY_ITEMS, _STRIDE = 1 << 15, 16
+# Groups of items that share latent factors: what a client costs apart from its choices.
+_GROUPS = 1 << 10
+# Proposals, keys or odds of groups at a time: bounds the working memory, at about 100 bytes each.
+_CHUNK = 1 << 20
+# A client makes so many times its length plus `_MORE` proposals, and twice as many where those are
+# too few; where that would take as long as keys of all items, keys are drawn instead.
+_PROPOSALS, _MORE, _KEYS_A_PROPOSAL = 2, 4, 4
+# Bits of chances in fixed point: with the row or group in the 16 above, one table serves all.
+_FRACTION = 48
+_GOLDEN, _MIX = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+# Numbers of a client's stream from here on belong to keys, those below to proposals.
+_FIRST_KEY = 1 << 63
+# Of what has been chosen before the keys: above any of them, and exact when ranks are taken off.
+_AHEAD = 1e15
 _FIRST_SECOND, _MEAN_GAP = 1_500_000_000, 3600.0
 
 
@@ -41,12 +49,17 @@ def synthetic(
 
     Item popularity follows a power law, rank^-exponent, over randomly ordered items. Client u
     chooses items without replacement, in time order, with odds popularity × exp(score), the
-    score being the product of u's and the item's latent factors with standard deviation 2. The
-    number of choices is lognormal (σ = 1), clipped to [3, n_items / 2], so the realised mean
-    lies off `mean_interactions` where that is near either end.
+    score being the product of u's and the item's latent factors with standard deviation 2. Up to
+    1,024 items each have factors of their own; more are dealt at random to 1,024 groups of the
+    same size, give or take one, and the items of a group share its factors. The number of choices
+    is lognormal (σ = 1), clipped to [3, n_items / 2], so the realised mean lies off
+    `mean_interactions` where that is near either end.
 
-    Memory beyond the result is bounded: about 100 MiB, or one client's row of items where that
-    is more. The same arguments give the same interactions, whatever the chunks.
+    A client takes time in proportion to its choices and the groups; or to all items, where it
+    chooses so many, or so few have a chance, that most draws would repeat earlier ones.
+
+    Memory beyond the result is bounded: about 100 MiB, and 100 bytes an item. The same arguments
+    give the same interactions, whatever the chunks.
 
     Args:
         n_clients: U, 1 or more.
@@ -170,14 +183,18 @@ def _check(
 
 
 class _World(NamedTuple):
-    """What clients choose from, and how they do."""
+    """What clients choose from, and how they do: G groups of W items, or of W - 1 and a gap."""
 
     name: str
     rng: np.random.Generator
-    log_popularity: np.ndarray
-    clients: np.ndarray
-    factors: np.ndarray
-    lengths: np.ndarray
+    lengths: np.ndarray  # int64 [U]
+    clients: np.ndarray  # float32 [U, dim]
+    streams: np.ndarray  # uint64 [U], the clients' seeds
+    factors: np.ndarray  # [dim, G]
+    items: np.ndarray  # int32 [G, W], -1 for a gap
+    log_popularity: np.ndarray  # [G, W], -inf for a gap
+    log_total: np.ndarray  # [G], of the popularity in a group
+    table: np.ndarray  # uint64 [G W], `_table` of the items in groups
 
 
 def _world(
@@ -192,12 +209,25 @@ def _world(
     name = name or f"synthetic-{n_clients}x{n_items}"
     _check(name, n_clients, n_items, mean_interactions, dim, popularity_exponent, seed)
     rng = np.random.default_rng(seed)
+    n_groups = min(n_items, _GROUPS)
+    gaps = -n_items % n_groups
+    items = np.append(rng.permutation(n_items), np.full(gaps, -1)).astype(np.int32)
     # Logarithms throughout: a steep power law underflows.
     log_popularity = -popularity_exponent * np.log(1.0 + rng.permutation(n_items))
-    clients = rng.standard_normal((n_clients, dim), np.float32)
-    factors = rng.standard_normal((n_items, dim), np.float32) * np.float32(_TASTE / dim**0.5)
-    lengths = _lengths(rng, n_clients, n_items, mean_interactions)
-    return _World(name, rng, log_popularity, clients, factors, lengths)
+    log_popularity = np.append(log_popularity, np.full(gaps, -np.inf)).reshape(-1, n_groups).T
+    most = log_popularity.max(1)
+    return _World(
+        name=name,
+        rng=rng,
+        lengths=_lengths(rng, n_clients, n_items, mean_interactions),
+        clients=rng.standard_normal((n_clients, dim), np.float32),
+        streams=rng.integers(1 << 64, size=n_clients, dtype=np.uint64),
+        factors=rng.standard_normal((dim, n_groups)) * (_TASTE / dim**0.5),
+        items=items.reshape(-1, n_groups).T.copy(),
+        log_popularity=log_popularity.copy(),
+        log_total=most + np.log(np.exp(log_popularity - most[:, None]).sum(1)),
+        table=_table(log_popularity),
+    )
 
 
 def _lengths(
@@ -210,52 +240,155 @@ def _lengths(
 
 
 def _choices(world: _World) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of clients: their lengths, and their distinct items in the order of choice, int32.
+    """Chunks of clients: their lengths, and their distinct items in the order of choice, int32."""
+    everyone = np.arange(len(world.clients))
+    for who in _pieces(everyone, _cost(world, _PROPOSALS * (world.lengths + _MORE))):
+        yield world.lengths[who], _chosen(world, who, _PROPOSALS, 0)
 
-    Sampling without replacement by Gumbel top-k: the items with the largest log-odds plus
-    Gumbel noise win, in that order.
+
+def _chosen(world: _World, who: np.ndarray, times: int, before: int) -> np.ndarray:
+    """Items of clients `who` in the order of choice, int32 [sum of their lengths].
+
+    Proposals are independent, each item's chance in proportion to its odds; the first of them that
+    differ are draws without replacement. A client's proposals are always the same, so one with too
+    few that differ starts anew with more. Where these would take too long its further choices are
+    made by keys, which is the same law: what is left is chosen with odds that do not depend on how
+    the choices before it were made.
+
+    Args:
+        times: proposals of a client, as a multiple of its length plus `_MORE`.
+        before: the multiple that has been too few, 0 for none.
     """
-    n_clients, n_items = len(world.clients), len(world.log_popularity)
-    log_popularity = world.log_popularity.astype(np.float32)
-    rows = max(1, _CHUNK_KEYS // n_items)
-    shapes = [(min(rows, n_clients - i), n_items) for i in range(0, n_clients, rows)]
-    # One thread draws, a chunk ahead, so that draws keep their order.
-    with ThreadPoolExecutor(1) as thread:
-        noise = thread.submit(world.rng.standard_exponential, shapes[0], np.float32)
-        for i, start in enumerate(range(0, n_clients, rows)):
-            drawn = noise.result()
-            if i + 1 < len(shapes):
-                noise = thread.submit(world.rng.standard_exponential, shapes[i + 1], np.float32)
-            keys = world.clients[start : start + rows] @ world.factors.T
-            keys += log_popularity
-            # The logarithm of an exponential draw is a negated Gumbel draw, in single precision.
-            # A draw of exactly 0 makes its item win, as it should.
-            with np.errstate(divide="ignore"):
-                keys -= np.log(drawn, out=drawn)
-            chosen = world.lengths[start : start + rows]
-            yield chosen, _largest(keys, chosen)
+    lengths = world.lengths[who]
+    starts = np.cumsum(lengths) - lengths
+    chosen = np.empty(lengths.sum(), np.int32)
+
+    def put(rows: np.ndarray, items: np.ndarray) -> None:
+        chosen[np.repeat(starts[rows], lengths[rows]) + _counted(lengths[rows])] = items
+
+    proposals = times * (lengths + _MORE)
+    long = proposals * _KEYS_A_PROPOSAL > world.items.size
+    for rows in _pieces(np.flatnonzero(long), np.full(long.sum(), world.items.size)):
+        put(rows, _by_keys(world, who[rows], before * (lengths[rows] + _MORE)))
+    lacking = []
+    short = np.flatnonzero(~long)
+    for rows in _pieces(short, _cost(world, proposals[short])):
+        row, place = _proposed(world, who[rows], proposals[rows])
+        found = np.bincount(row, minlength=len(rows))
+        enough = found >= lengths[rows]
+        kept = enough[row] & (_counted(found) < lengths[rows][row])
+        put(rows[enough], world.items.ravel()[place[kept]])
+        lacking.append(rows[~enough])
+    again = np.concatenate([short[:0], *lacking])
+    if len(again):
+        put(again, _chosen(world, who[again], 2 * times, times))
+    return chosen
 
 
-def _largest(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The positions of each row's `chosen` largest keys, the largest first, int32 [their sum]."""
-    if keys.shape[1] >= _MANY_ITEMS:
-        return np.concatenate([_above(row, int(n)) for row, n in zip(keys, chosen, strict=True)])
-    longest = int(chosen.max())
-    winners = np.argpartition(-keys, longest - 1, axis=1)[:, :longest]
-    order = np.argsort(-np.take_along_axis(keys, winners, axis=1), axis=1)
-    ranked = np.take_along_axis(winners, order, axis=1).astype(np.int32)
-    return ranked[np.arange(longest) < chosen[:, None]]
+def _proposed(
+    world: _World, who: np.ndarray, proposals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first so many proposals of clients `who`, without those that repeat an earlier one.
+
+    Returns:
+        The row in `who` and the place in `world.items` of each, in order.
+    """
+    n_groups, width = world.items.shape
+    row = np.repeat(np.arange(len(who)), proposals)
+    numbers = 2 * _counted(proposals).astype(np.uint64)
+    streams = world.streams[who][row]
+    groups = _table(_log_odds(world, who)).searchsorted(_sought(row, streams, numbers), "right")
+    groups -= row * n_groups
+    numbers += np.uint64(1)
+    place = world.table.searchsorted(_sought(groups, streams, numbers), "right")
+    # Sorted by row, place and number, the first of each row and place is the one to keep.
+    n = np.uint64(len(row))
+    keys = (row * (n_groups * width) + place).astype(np.uint64) * n
+    keys += np.arange(len(row), dtype=np.uint64)
+    keys.sort()
+    pairs, at = np.divmod(keys, n)
+    first = np.zeros(len(row), bool)
+    first[at[np.flatnonzero(np.diff(pairs, prepend=~np.uint64(0)))]] = True
+    return row[first], place[first]
 
 
-def _above(keys: np.ndarray, n: int) -> np.ndarray:
-    """`_largest` of one long row: of the few keys above a threshold that leaves enough."""
-    some = keys[::_STRIDE]
-    # Items are in random order, so this leaves about twice as many as are needed.
-    place = min(2 * n // _STRIDE + 8, len(some))
-    few = np.flatnonzero(keys >= np.partition(some, len(some) - place)[len(some) - place])
-    if len(few) < n:
-        few = np.argpartition(-keys, n - 1)[:n]
-    return few[np.argsort(-keys[few])[:n]].astype(np.int32)
+def _by_keys(world: _World, who: np.ndarray, proposals: np.ndarray) -> np.ndarray:
+    """The choices of clients `who`: what differs among their proposals, and then by keys, int32.
+
+    Gumbel top-k: the items with the largest log-odds plus Gumbel noise win, in that order.
+    """
+    lengths = world.lengths[who]
+    numbers = np.arange(_FIRST_KEY, _FIRST_KEY + world.items.size, dtype=np.uint64)
+    uniform = (_bits(world.streams[who][:, None], numbers) >> np.uint64(12)) + 0.5
+    keys = -np.log(-np.log(uniform * 2.0**-52))
+    keys += np.repeat(_log_odds(world, who) - world.log_total, world.items.shape[1], axis=1)
+    keys += world.log_popularity.ravel()
+    if proposals.any():
+        row, place = _proposed(world, who, proposals)
+        # Ahead of all keys, in order.
+        keys[row, place] = _AHEAD - _counted(np.bincount(row, minlength=len(who)))
+    longest = int(lengths.max())
+    np.negative(keys, out=keys)
+    winners = np.argpartition(keys, longest - 1, axis=1)[:, :longest]
+    order = np.argsort(np.take_along_axis(keys, winners, axis=1), axis=1)
+    ranked = np.take_along_axis(winners, order, axis=1)
+    return world.items.ravel()[ranked[np.arange(longest) < lengths[:, None]]]
+
+
+def _log_odds(world: _World, who: np.ndarray) -> np.ndarray:
+    """Of the groups, for clients `who`: [clients, G].
+
+    Not by BLAS, whose rounding varies with the shape, and whose threads lose time on a few factors.
+    """
+    scores = np.einsum("ud,dg->ug", world.clients[who].astype(float), world.factors)
+    return scores + world.log_total
+
+
+def _table(log_odds: np.ndarray) -> np.ndarray:
+    """The cumulative chances of rows of odds, [rows, n], one row after the other: uint64 [rows n].
+
+    An entry is where it ends in fixed point, the row in front, so that `_sought` finds it.
+    """
+    up_to = np.exp(log_odds - log_odds.max(1, keepdims=True))
+    np.cumsum(up_to, axis=1, out=up_to)
+    up_to /= up_to[:, -1:].copy()
+    up_to *= 1 << _FRACTION
+    table = up_to.astype(np.uint64)
+    table += np.arange(len(table), dtype=np.uint64)[:, None] << np.uint64(_FRACTION)
+    return table.ravel()
+
+
+def _sought(rows: np.ndarray, streams: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """What to look for in a `_table`: a chance behind each row."""
+    chances = _bits(streams, numbers) >> np.uint64(64 - _FRACTION)
+    return chances | rows.astype(np.uint64) << np.uint64(_FRACTION)
+
+
+def _bits(streams: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """64 random bits for each number of a stream: SplitMix64 (Steele, Lea & Flood 2014)."""
+    bits = streams + (numbers + np.uint64(1)) * np.uint64(_GOLDEN)
+    for shift, factor in _MIX:
+        bits ^= bits >> np.uint64(shift)
+        bits *= np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    return bits
+
+
+def _counted(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... for each count, one after the other: int64 [sum]."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _cost(world: _World, proposals: np.ndarray) -> np.ndarray:
+    """Of clients in a chunk; at least so many that rows fit in front of fractions."""
+    return np.maximum(proposals, max(len(world.items), _CHUNK >> (64 - _FRACTION - 1)))
+
+
+def _pieces(rows: np.ndarray, cost: np.ndarray) -> Iterator[np.ndarray]:
+    """Cuts rows into pieces that cost about `_CHUNK`, and no more than that and one of them."""
+    if len(rows):
+        chunk = np.cumsum(cost) // _CHUNK
+        yield from np.split(rows, 1 + np.flatnonzero(np.diff(chunk)))
 
 
 def _times(rng: np.random.Generator, offsets: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Stores: the same split as in memory, and nothing that is half there."""
 
 import errno
-import importlib
 import json
 import shutil
 import tracemalloc
@@ -114,19 +113,12 @@ def test_ids_are_integers_only_if_all_of_them_are(tmp_path, odd):
     assert_same(found, read(path))
 
 
-def test_synthetic_store(tmp_path):
+@pytest.mark.parametrize("n_items", [70, 3000])
+def test_synthetic_store(tmp_path, n_items):
     size = {"mean_interactions": 9, "seed": 4}
-    found = synthetic_store(tmp_path / "s", 300, 70, **size)
-    assert_same(found, synthetic(300, 70, **size))
+    found = synthetic_store(tmp_path / "s", 300, n_items, **size)
+    assert_same(found, synthetic(300, n_items, **size))
     assert found.made["seed"] == 4
-
-
-def test_winners_of_a_long_row_are_those_of_a_sort(monkeypatch):
-    size = {"mean_interactions": 30, "seed": 2}
-    plain = synthetic(40, 3000, **size)
-    module = importlib.import_module("fedras_jax.data.synthetic")  # not the function
-    monkeypatch.setattr(module, "_MANY_ITEMS", 1)
-    np.testing.assert_array_equal(synthetic(40, 3000, **size).items, plain.items)
 
 
 def test_memory_is_bounded(tmp_path):

@@ -1,5 +1,7 @@
 """Synthetic interactions: any size, heavy tails, and tastes that can be learned."""
 
+import importlib
+import itertools
 import re
 
 import numpy as np
@@ -7,6 +9,9 @@ import pytest
 
 from fedras_jax.data import Interactions, synthetic
 from fedras_jax.errors import DataError
+
+# The function hides its module's name in the package.
+module = importlib.import_module("fedras_jax.data.synthetic")
 
 
 def popularity(interactions: Interactions) -> np.ndarray:
@@ -40,11 +45,81 @@ def test_seeds():
     assert first.n_interactions != other.n_interactions or (first.items != other.items).any()
 
 
-def test_chunks_do_not_change_the_draw(monkeypatch: pytest.MonkeyPatch):
-    whole = synthetic(40, 50)
-    # The function hides its module's name in the package.
-    monkeypatch.setitem(synthetic.__globals__, "_CHUNK_KEYS", 150)
-    assert (synthetic(40, 50).items == whole.items).all()
+@pytest.mark.parametrize(
+    ("size", "chunk"), [((40, 50), 150), ((90, 5000, 40), 5000), ((60, 5000, 1200), 9000)]
+)
+def test_chunks_do_not_change_the_draw(monkeypatch: pytest.MonkeyPatch, size: tuple, chunk: int):
+    n_clients, n_items, *mean = size
+    more = {"mean_interactions": mean[0]} if mean else {}
+    whole = synthetic(n_clients, n_items, **more)
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    assert (synthetic(n_clients, n_items, **more).items == whole.items).all()
+
+
+def one_taste(n_clients: int, n_items: int, n_choices: int) -> tuple[np.ndarray, np.ndarray]:
+    """What clients of one taste choose, [clients, choices], and the odds of items, [items]."""
+    world = module._world(n_clients, n_items, 10, 2, 1.0, 5, None)
+    taste = np.array([0.9, -0.5], np.float32)
+    odds = np.zeros(n_items)
+    scores = (taste @ world.factors)[:, None]
+    there = world.items >= 0
+    odds[world.items[there]] = np.exp(world.log_popularity + scores)[there]
+    world = world._replace(
+        clients=np.tile(taste, (n_clients, 1)), lengths=np.full(n_clients, n_choices)
+    )
+    chosen = np.concatenate([items for _, items in module._choices(world)])
+    return chosen.reshape(n_clients, n_choices), odds
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param({"_KEYS_A_PROPOSAL": 100}, id="keys"),
+        pytest.param({"_KEYS_A_PROPOSAL": 0}, id="proposals"),
+        pytest.param({"_PROPOSALS": 1, "_MORE": 0, "_KEYS_A_PROPOSAL": 4}, id="then-keys"),
+    ],
+)
+@pytest.mark.parametrize("n_groups", [4, 1024])
+def test_choices_in_order_follow_the_law(
+    monkeypatch: pytest.MonkeyPatch, ways: dict, n_groups: int
+):
+    """Draws without replacement: an item's chance is its odds over those of all that are left."""
+    for what, value in (ways | {"_GROUPS": n_groups}).items():
+        monkeypatch.setattr(module, what, value)
+    n_clients, n_items = 40_000, 9
+    chosen, odds = one_taste(n_clients, n_items, 3)
+    expected = np.zeros((n_items,) * 3)
+    for a, b, c in itertools.permutations(range(n_items), 3):
+        left = odds.sum() - np.array([0, odds[a], odds[a] + odds[b]])
+        expected[a, b, c] = n_clients * (odds[[a, b, c]] / left).prod()
+    found = np.zeros_like(expected)
+    np.add.at(found, tuple(chosen.T), 1)
+    assert (found[expected == 0] == 0).all()
+    often = expected > 5
+    squares = ((found - expected)[often] ** 2 / expected[often]).sum()
+    degrees = often.sum()
+    assert degrees > 100
+    assert squares < degrees + 4 * np.sqrt(2 * degrees)
+
+
+def test_items_share_the_factors_of_groups_of_one_size():
+    world = module._world(1, 2500, 50, 8, 0.5, 0, None)
+    there = world.items >= 0
+    assert sorted(world.items[there]) == list(range(2500))
+    assert set(there.sum(1)) == {2, 3}
+    assert world.factors.shape == (8, 1024)
+    popularity = np.sort(np.exp(world.log_popularity[there]))[::-1]
+    np.testing.assert_allclose(popularity, np.arange(1, 2501) ** -0.5)
+    assert (world.log_popularity[~there] == -np.inf).all()
+    # A client's scores have the standard deviation 2.
+    assert np.square(world.factors).sum(0).mean() == pytest.approx(4, rel=0.1)
+
+
+def test_few_clients_draw_for_all_items(monkeypatch: pytest.MonkeyPatch):
+    drawn, by_keys = [], module._by_keys
+    monkeypatch.setattr(module, "_by_keys", lambda *a: drawn.append(len(a[1])) or by_keys(*a))
+    synthetic(2000, 100_000)
+    assert sum(drawn) <= 2
 
 
 def test_the_mean_is_about_what_was_asked_for():
@@ -89,6 +164,26 @@ def test_latent_factors_matter():
 
     found = synthetic(300, 200, mean_interactions=30, popularity_exponent=0)
     assert overlap(found, shuffled=False) > 1.3 * overlap(found, shuffled=True)
+
+
+@pytest.mark.parametrize("n_items", [500, 3000])
+def test_a_recommender_beats_popularity(n_items: int):
+    """Items that go with a client's own find its last one, among the ten first, more often."""
+    found = synthetic(1500, n_items, mean_interactions=40)
+    last = found.items[found.offsets[1:] - 1]
+    clients = np.arange(found.n_clients)
+    seen = np.zeros((found.n_clients, n_items), np.float32)
+    seen[np.repeat(clients, np.diff(found.offsets)), found.items] = 1
+    seen[clients, last] = 0
+    counts = seen.sum(0)
+    alike = seen.T @ seen / np.sqrt(np.outer(counts, counts) + 1)
+    np.fill_diagonal(alike, 0)
+
+    def hits(scores: np.ndarray) -> float:
+        scores = np.where(seen > 0, -np.inf, scores)
+        return float(((scores > scores[clients, last][:, None]).sum(1) < 10).mean())
+
+    assert hits(seen @ alike) > 1.3 * hits(np.broadcast_to(counts, seen.shape))
 
 
 @pytest.mark.parametrize(
