@@ -384,7 +384,7 @@ class Field(NamedTuple):
     """One kind of entry in a payload: how it is counted, and how it is written.
 
     `bits.measure` counts entries and `wire` writes them, both from this declaration alone; the
-    constructors in `bits` (`touched`, `labels`, `values`, `codes`) spell it out.
+    constructors in `bits` (`touched`, `labels`, `values`, `codes`, ...) spell it out.
 
     Attributes:
       name: the leaf of `Payload.data` that is written.
@@ -392,9 +392,10 @@ class Field(NamedTuple):
       per: what there is an entry for: the payload ('once', unless it is empty), an 'action' in
         use, a sent 'row', each of the M items ('item'), or the 'set' of sent rows.
       shape: elements of an entry; the universe's size for a set.
-      dtype: of the elements: a float type, 'uint', 'label' (as wide as the client's own number of
-        actions needs), 'entropy' (labels too, entropy-coded), 'levels' (small signed integers,
-        entropy-coded) or 'set'.
+      dtype: of the elements: a float type, 'uint', 'exponent' (a byte, one of which says that the
+        entry is not finite), 'label' (as wide as the client's own number of actions needs),
+        'entropy' (labels too, entropy-coded), 'levels' (small signed integers, entropy-coded) or
+        'set'.
     """
 
     name: str

@@ -94,7 +94,7 @@ def actions(
         label = found.label
         if index == "touched":
             label = bits.own_actions(delta.item, delta.mask, label, k_used, k, ctx.sizes.items)
-        centroid = kmeans.means(delta.row, delta.mask, label, k)
+        centroid = kmeans.means(bits.in_range(delta.row), delta.mask, label, k)
         data = {
             "item": delta.item,
             "mask": delta.mask,

@@ -68,6 +68,7 @@ def directional(
         del ctx, key
         basis = bits.as_sent(kmeans.main_directions(delta.row, delta.mask, rank), dtype)
         coords, length = directions.coordinates(delta.row, basis.astype(jnp.float32))
+        delta = delta.replace(row=bits.in_range(delta.row))
         # The solution itself with one direction, and where Lloyd's steps start with several.
         table = kmeans1d.table(
             coords[:, 0], delta.mask, k, bins=max(64, 4 * k if rank == 1 else 5 * k // 4)

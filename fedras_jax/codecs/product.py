@@ -56,7 +56,7 @@ def product(k: int = 16, *, parts: int = 4, dtype: str = "float16", iterations: 
 
     def prepare(ctx, key, delta):
         del key
-        part = delta.row.reshape(-1, parts, ctx.sizes.dim // parts).swapaxes(0, 1)
+        part = bits.in_range(delta.row).reshape(-1, parts, ctx.sizes.dim // parts).swapaxes(0, 1)
         points = jax.lax.map(lambda rows: directions.along_main(rows, delta.mask, k), part)
         return Prepared(error=None, work=points)
 

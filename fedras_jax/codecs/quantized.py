@@ -54,8 +54,7 @@ def quantized(bits: int = 4, *, scale: str = "row") -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del prepared, k
         row = delta.row
-        largest = jnp.max(jnp.abs(row), axis=1)
-        largest = largest if by_row else jnp.max(largest, keepdims=True)
+        largest = sizes_in_bits.largest(row, axis=1) if by_row else sizes_in_bits.largest(row)[None]
         reach = sizes_in_bits.as_sent(OUTWARDS * largest, "bfloat16")
         grid = jnp.where(reach > 0, reach, 1).astype(jnp.float32)
         along = (row / grid[:, None] + 1) * (top / 2)

@@ -51,7 +51,10 @@ def random_mask(keep: float = 0.25, *, dtype: str = "float32") -> Codec:
         del key, prepared, k
         order, start = _walk(ctx.key, ctx.sizes, delta.item)
         at = order[(start[:, None] + jnp.arange(kept(ctx.sizes))) % ctx.sizes.dim]
-        value = bits.as_sent(jnp.take_along_axis(delta.row, at, axis=1), dtype)
+        # An entry that is not sent must not hide that training has diverged.
+        finite = jnp.isfinite(delta.row).all(axis=1, keepdims=True)
+        row = jnp.where(finite, delta.row, jnp.nan)
+        value = bits.as_sent(jnp.take_along_axis(row, at, axis=1), dtype)
         data = {"item": delta.item, "mask": delta.mask, "value": value}
         return bits.measure(fields(ctx.sizes), ctx.sizes, data), state
 

@@ -62,7 +62,8 @@ def residual(k: int = 16, *, stages: int = 2, dtype: str = "float16", iterations
             said = centroid.astype(jnp.float32)[label]
             return jnp.where(delta.mask[:, None], left - said, 0), (centroid, label)
 
-        _, (centroid, label) = jax.lax.scan(stage, delta.row, length=stages)
+        row = bits.in_range(delta.row)
+        _, (centroid, label) = jax.lax.scan(stage, row, length=stages)
         data = {
             "item": delta.item,
             "mask": delta.mask,

@@ -62,7 +62,7 @@ def rotated(bits: int = 1) -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
         width = padded(ctx.sizes.dim)
-        largest = jnp.max(jnp.abs(delta.row), axis=1, keepdims=True)
+        largest = sizes_in_bits.largest(delta.row, axis=1)[:, None]
         # Squares of small rows would vanish.
         row = delta.row / jnp.where(largest > 0, largest, 1)
         square = jnp.sum(row * row, axis=1, keepdims=True)

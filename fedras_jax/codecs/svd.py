@@ -51,9 +51,10 @@ def svd(rank: int = 2, *, dtype: str = "float16") -> Codec:
 
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
-        basis = kmeans.main_directions(delta.row, delta.mask, rank, ITERATIONS)
+        row = bits.in_range(delta.row)
+        basis = kmeans.main_directions(row, delta.mask, rank, ITERATIONS)
         basis = bits.as_sent(basis, dtype)
-        coords, _ = directions.coordinates(delta.row, basis.astype(jnp.float32))
+        coords, _ = directions.coordinates(row, basis.astype(jnp.float32))
         data = {
             "item": delta.item,
             "mask": delta.mask,

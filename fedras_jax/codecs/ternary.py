@@ -52,8 +52,7 @@ def ternary(*, scale: str = "row") -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del prepared, k
         row = delta.row
-        largest = jnp.max(jnp.abs(row), axis=1)
-        largest = largest if by_row else jnp.max(largest, keepdims=True)
+        largest = bits.largest(row, axis=1) if by_row else bits.largest(row)[None]
         reach = bits.as_sent(OUTWARDS * largest, "bfloat16")
         grid = jnp.where(reach > 0, reach, 1).astype(jnp.float32)
         chance = jnp.abs(row) / grid[:, None]

@@ -50,7 +50,9 @@ def top_entries(entries: int = 2048, *, dtype: str = "float32") -> Codec:
         m, d = ctx.sizes
         flat = delta.row.reshape(-1)
         # A partial sort, a small part of a full one's work. Ties go to the lower position.
-        _, at = jax.lax.top_k(jnp.abs(flat), min(entries, flat.size))
+        # NaN first, so that it is not left out unseen.
+        size = jnp.where(jnp.isnan(flat), jnp.inf, jnp.abs(flat))
+        _, at = jax.lax.top_k(size, min(entries, flat.size))
         value = bits.as_sent(flat[at], dtype)
         mask = delta.mask[at // d] & (value != 0)
         data = {

@@ -68,8 +68,9 @@ def transform(rank: int = 2, *, bits: float = 3.0) -> Codec:
 
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
-        code = _as_codes(main_axes(delta.row, delta.mask, rank))
-        coords, _ = directions.coordinates(delta.row, _as_directions(code))
+        row = sizes_in_bits.in_range(delta.row)
+        code = _as_codes(main_axes(row, delta.mask, rank))
+        coords, _ = directions.coordinates(row, _as_directions(code))
         granted = bits * delta.mask.sum().astype(jnp.float32)
         step = finest_step(coords, delta.mask, granted)
         data = {
@@ -105,7 +106,7 @@ def finest_step(
     coords: Float[Array, "n r"], mask: Bool[Array, " n"], granted: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Nearly the finest step whose levels neither pass REACH nor take more bits than granted."""
-    top = jnp.max(jnp.abs(coords) * mask[:, None])
+    top = sizes_in_bits.largest(coords * mask[:, None])
     finest, coarsest = top / (sizes_in_bits.REACH + BORDER), top / BORDER * 1.01
 
     def fits(step):
