@@ -501,6 +501,8 @@ class Budget(NamedTuple):
       update: (state, mean upload of those that ran f32[] bits, round's duration f32[] s) -> state.
       needs_error: it looks at `Outlook.error`.
       n_clients: clients that it knows, 0 for any.
+      most_bits: (up_bps [U], s [U] that clients are busy with before they send, at least) -> the
+        most bits that each may send; None where the policy has no such bound.
     """
 
     allocate: Callable[..., Array]
@@ -509,6 +511,7 @@ class Budget(NamedTuple):
     update: Callable[..., PyTree] = lambda state, bits, seconds: state
     needs_error: bool = False
     n_clients: int = 0
+    most_bits: Callable[..., Any] | None = None
 
 
 class Sampler(NamedTuple):
