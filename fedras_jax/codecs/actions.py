@@ -25,6 +25,7 @@ INDICES = ("touched", "items")
 DTYPES = ("float32", "float16")
 CODINGS = ("fixed", "entropy")
 
+AUTO_RANK = 4
 
 def actions(
     k: int = 16,
@@ -33,7 +34,7 @@ def actions(
     dtype: str = "float32",
     labels: str = "fixed",
     iterations: int = 5,
-    rank: int | None = 4,
+    rank: int | str | None = "auto",
 ) -> Codec:
     """K full-width actions and an index.
 
@@ -46,10 +47,11 @@ def actions(
       dtype: 'float32' or 'float16' centroids.
       labels: 'fixed' width, or 'entropy': coded by their frequencies, which travel as well.
       iterations: Lloyd steps after the one-dimensional start.
-      rank: main directions in whose coordinates rows are clustered; None clusters full rows.
+      rank: main directions in whose coordinates rows are clustered, at most D; None clusters full
+        rows, and 'auto' takes 4 directions, or full rows where D is no more.
 
     Raises:
-      SpecError: a name that does not exist, or a number out of range.
+      SpecError: a name that does not exist, a number out of range, or a rank above D.
     """
     if index not in INDICES:
         raise SpecError(f"actions: index must be one of {list(INDICES)}, not {index!r}")
@@ -63,11 +65,17 @@ def actions(
         raise SpecError(f"actions: k must be 1 to 65535, not {k}")
     if iterations < 0:
         raise SpecError(f"actions: iterations must not be negative, not {iterations}")
-    if rank is not None and rank < 1:
-        raise SpecError(f"actions: rank must be at least 1 or None, not {rank}")
+    least_dim = 0 if rank in ("auto", None) else rank
+    rank = AUTO_RANK if rank == "auto" else rank
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise SpecError(f"actions: rank must be at least 1, None or 'auto', not {rank!r}")
 
     def fields(sizes):
         centroid = bits.values("centroid", "action", dtype, sizes.dim)
+        if sizes.dim < least_dim:
+            raise SpecError(
+                f"actions: rank must be at most the embedding width {sizes.dim}, not {rank}"
+            )
         if index == "items":
             return centroid, bits.labels("item")
         coded = bits.labels() if labels == "fixed" else bits.coded_labels(k)

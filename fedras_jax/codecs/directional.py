@@ -56,7 +56,9 @@ def directional(
 
     def fields(sizes):
         if rank > sizes.dim:
-            raise SpecError(f"directional: rank {rank} is above the embedding width {sizes.dim}")
+            raise SpecError(
+                f"directional: rank must be at most the embedding width {sizes.dim}, not {rank}"
+            )
         return (
             bits.touched(sizes.items),
             bits.values("direction", "once", dtype, rank, sizes.dim),

@@ -5,6 +5,7 @@ settings' limits) has a file of its own.
 """
 
 import functools
+import inspect
 import math
 
 import jax
@@ -476,7 +477,12 @@ def test_directional_predicts_its_error(name):
         (actions, {"k": 0}, "actions: k must be 1 to 65535, not 0"),
         (actions, {"k": 65536}, "actions: k must be 1 to 65535, not 65536"),
         (actions, {"iterations": -1}, "actions: iterations must not be negative, not -1"),
-        (actions, {"rank": 0}, "actions: rank must be at least 1 or None, not 0"),
+        (actions, {"rank": 0}, "actions: rank must be at least 1, None or 'auto', not 0"),
+        (
+            inspect.unwrap(actions),
+            {"rank": "four"},
+            "actions: rank must be at least 1, None or 'auto', not 'four'",
+        ),
         (
             directional,
             {"dtype": "int8"},
@@ -490,6 +496,23 @@ def test_factories_refuse(factory, wrong, message):
     with pytest.raises(SpecError) as error:
         factory(**wrong)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("factory", [actions, colr, directional, svd, transform])
+def test_ranks_above_the_width_are_refused(factory):
+    """Exactly the width is a rank still."""
+    name = factory.__name__
+    assert factory(rank=8).fields(SIZES)
+    with pytest.raises(SpecError) as error:
+        factory(rank=9).fields(SIZES)
+    assert str(error.value) == f"{name}: rank must be at most the embedding width 8, not 9"
+
+
+def test_actions_choose_a_rank_that_fits():
+    for rank in ("auto", None):
+        assert actions(rank=rank).fields(Sizes(10, 2))
+    with pytest.raises(SpecError, match="at most the embedding width 2, not 3"):
+        actions(rank=3).fields(Sizes(10, 2))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
