@@ -9,7 +9,8 @@ of ten full-width Lloyd iterations from the same start, and below ten from k-mea
 A client that may send as many actions as it has touched rows sends the rows, without labels.
 
 State: none. Biased: every row becomes the mean of its cluster, so a client's sum over its rows is
-kept. The server can read: which items were touched, and each one's centroid.
+kept. Support: exact, the touched rows. The server can read: which items were touched, and each
+one's centroid.
 
 Source: FedRAS, KDD 2025, arXiv 2507.08842, for the method. Only its abstract is public to us: the
 layout of the payload, the start and the number of iterations are our choice.
@@ -24,8 +25,8 @@ from fedras_jax.types import Codec, ItemDelta, Prepared
 INDICES = ("touched", "items")
 DTYPES = ("float32", "float16")
 CODINGS = ("fixed", "entropy")
-
 AUTO_RANK = 4
+
 
 def actions(
     k: int = 16,
@@ -71,11 +72,11 @@ def actions(
         raise SpecError(f"actions: rank must be at least 1, None or 'auto', not {rank!r}")
 
     def fields(sizes):
-        centroid = bits.values("centroid", "action", dtype, sizes.dim)
         if sizes.dim < least_dim:
             raise SpecError(
                 f"actions: rank must be at most the embedding width {sizes.dim}, not {rank}"
             )
+        centroid = bits.values("centroid", "action", dtype, sizes.dim)
         if index == "items":
             return centroid, bits.labels("item")
         coded = bits.labels() if labels == "fixed" else bits.coded_labels(k)

@@ -5,7 +5,8 @@ Every entry goes to one of its two neighbours on the grid, with the probabilitie
 mean the entry itself. The scale travels in bfloat16, which has float32's range (float16 would lose
 rows that hardly moved), and is rounded outwards, so that nothing lies beyond the grid.
 
-State: none. Unbiased, by the client's private key. The server can read: which items were touched,
+State: none. Unbiased, by the client's private key. Support: exact, the touched rows; with a scale a
+payload a subset of them, those that are not zero. The server can read: which items were touched,
 and every row to within a step of its grid.
 
 Source: Alistarh, Grubic, Li, Tomioka and Vojnovic, QSGD: Communication-efficient SGD via gradient

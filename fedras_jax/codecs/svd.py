@@ -1,8 +1,8 @@
 """Truncated singular value decomposition of the touched rows: r directions, r coordinates a row.
 
 State: none. Biased: what lies off the r main directions is lost; of all r-dimensional spans theirs
-leaves the least squared error, and orthogonal iteration comes near it. The server can read: the
-touched set, the directions and every row's coordinates.
+leaves the least squared error, and orthogonal iteration comes near it. Support: exact, the touched
+rows. The server can read: the touched set, the directions and every row's coordinates.
 
 Source: Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika
 1936. Konecny et al., arXiv 1610.05492, 2016, keep updates to low rank during training; fitting

@@ -5,8 +5,9 @@ probability |x| / s, and zero otherwise. Five trits travel in a byte (3^5 = 243)
 scale travels in bfloat16, which has float32's range, and is rounded outwards, so that no
 probability is above 1.
 
-State: none. Unbiased, by the client's private key. The server can read: which items were touched,
-each row's largest magnitude or the payload's, and a draw of the signs that favours large entries.
+State: none. Unbiased, by the client's private key. Support: exact, the touched rows. The server can
+read: which items were touched, each row's largest magnitude or the payload's, and a draw of the
+signs that favours large entries.
 
 Source: Wen, Xu, Yan, Wu, Wang, Chen and Li, TernGrad: Ternary gradients to reduce communication in
 distributed deep learning, NeurIPS 2017. A scale for each row and the packing are our choice; the

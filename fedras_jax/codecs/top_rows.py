@@ -2,6 +2,7 @@
 
 State: none, so what is left out is lost (error feedback would need one). Biased: rows that are
 not sent decode to nothing. Of all choices of as many rows, these leave the least squared error.
+Support: a subset of the touched rows, those that are sent.
 The server can read: which items were touched most, and those rows.
 
 Source: top-k sparsification (Aji and Heafield, Sparse communication for distributed gradient

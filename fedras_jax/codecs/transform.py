@@ -12,8 +12,9 @@ more zeros save more bits than they cost in error. (With exponentially distribut
 border from .6 to .7 is within a percent of the best, at the rates that are of interest here.)
 
 State: none. Biased: what lies off the directions is lost, and small coordinates become zero. Sizes
-follow from rounded numbers, so another order of sums may change them by a few bits. The server
-can read: the touched set, the directions, and every row to within a step.
+follow from rounded numbers, so another order of sums may change them by a few bits. Support: exact,
+the touched rows. The server can read: the touched set, the directions, and every row to within a
+step.
 
 Source: Goyal, Theoretical foundations of transform coding, IEEE Signal Processing Magazine 18(5),
 2001; Sullivan, Efficient scalar quantization of exponential and Laplacian random variables, IEEE
