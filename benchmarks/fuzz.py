@@ -28,7 +28,11 @@ FORMS = (
     ("actions", {"index": "items"}),
     ("actions", {"labels": "entropy", "dtype": "float16"}),
     ("directional", {"labels": "entropy"}),
+    ("directional", {"rank": 3}),
     ("quantized", {"scale": "payload"}),
+    ("sign", {"scale": "payload"}),
+    ("ternary", {"scale": "payload"}),
+    ("transform", {"rank": 4}),
     ("dense", {"dtype": "bfloat16"}),
 )
 

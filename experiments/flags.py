@@ -81,6 +81,12 @@ for _name in _ARGS:
 PSEUDO_ITEMS = flags.DEFINE_float(
     "pseudo_items", None, "Untouched items to send as if touched, as a share of the touched."
 )
+PSEUDO_ROWS = flags.DEFINE_enum(
+    "pseudo_rows",
+    None,
+    ["mixed", "zero"],
+    "Rows of pseudo-items: like the client's own (the default), or zeros.",
+)
 CLIP_NORM = flags.DEFINE_float("clip_norm", None, "Clip every update to this L2 norm.")
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where your own or downloaded datasets lie.")
@@ -133,7 +139,13 @@ def spec_from_flags(base: Mapping[str, Any] | None = None) -> Spec:
         ("clip_norm", "max_norm", CLIP_NORM.value),
         ("pseudo_items", "share", PSEUDO_ITEMS.value),
     )
-    asked = [{"name": name, arg: value} for name, arg, value in chain if value is not None]
+    asked: list[dict[str, Any]] = [
+        {"name": name, arg: value} for name, arg, value in chain if value is not None
+    ]
+    if PSEUDO_ROWS.value is not None:
+        if PSEUDO_ITEMS.value is None:
+            raise SpecError("--pseudo_rows needs --pseudo_items, the share of them")
+        asked[-1]["rows"] = PSEUDO_ROWS.value
     values["transforms"] = tuple(asked or given.pop("transforms", ()))
     return Spec.from_json({**given, **values})
 

@@ -5,13 +5,13 @@
 Trains with dense payloads for `--rounds` rounds, then takes payloads of `--clients` clients, as the
 wire would carry them, and attacks them twice:
 
-  touched    the sent items are what the client trained on: the share of sent items that it did
-             train on (precision; codecs that send all of them have a recall of 1)
+  touched    the sent items are what the client trained on, but for those whose rows are next to
+             zero, which a server drops: the share of the others that it did train on (precision)
   history    rows of positives move against those of negatives, and are fewer: items are ranked
              along the payload's main direction, from the side with fewer rows; AUC of the client's
              history against the other sent items (0.5: no better than guessing)
 
-Prints a row an arm and share, with the bytes that a payload takes.
+Prints a row an arm, share and kind of pseudo-rows, with the bytes that a payload takes.
 """
 
 from pathlib import Path
@@ -23,17 +23,25 @@ from absl import flags as absl_flags
 from experiments import arms, flags
 from fedras_jax import report
 from fedras_jax.errors import SpecError
+from fedras_jax.transforms import PSEUDO_ROWS
+
+# A row whose norm is below this part of the payload's largest says that nothing was trained.
+NEARLY_ZERO = 1e-3
 
 absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 absl_flags.adopt_module_key_flags(arms)
 
 SHARES = absl_flags.DEFINE_list("shares", ["0", "0.5", "1", "2"], "Pseudo-items a touched item.")
+ROWS = absl_flags.DEFINE_list(
+    "rows", list(PSEUDO_ROWS), "Rows of pseudo-items: mixed from the client's own, zero, or both."
+)
 CLIENTS = absl_flags.DEFINE_integer("clients", 200, "Clients whose payloads are attacked.")
 
 COLUMNS = (
     # (key, heading, format)
     ("arm", "arm", "{}"),
     ("share", "pseudo-items", "{:g}"),
+    ("rows", "their rows", "{}"),
     ("bytes", "up B/client", "{:,.0f}"),
     ("touched", "touched, precision", "{:.3f}"),
     ("history", "history, AUC", "{:.3f}"),
@@ -74,8 +82,11 @@ def main(argv: list[str]) -> None:
             raise SpecError(f"--shares={','.join(SHARES.value)}: expected numbers") from e
         if min(shares) < 0 or CLIENTS.value < 1:
             raise SpecError("--shares must not be negative, and --clients at least 1")
+        if not ROWS.value or not set(ROWS.value) <= set(PSEUDO_ROWS):
+            raise SpecError(f"--rows={','.join(ROWS.value)}: choose of {', '.join(PSEUDO_ROWS)}")
+        kinds = [(s, rows) for s in shares for rows in (ROWS.value if s else ["none"])]
         mesh = flags.start_devices()
-        rows = attack(base, specs, shares, mesh)
+        rows = attack(base, specs, kinds, mesh)
     print(f"{base.dataset}: payloads of {CLIENTS.value} clients after {base.rounds} rounds\n")
     print(report.render(rows, COLUMNS))
     if flags.WORKDIR.value is not None:
@@ -84,8 +95,14 @@ def main(argv: list[str]) -> None:
         report.write_csv(workdir / "inference.csv", rows)
 
 
-def attack(base, specs, shares, mesh):
-    """A dict an arm and share."""
+def seen(row: np.ndarray) -> np.ndarray:
+    """Which of a payload's decoded rows [n, D] are not next to zero, bool[n]."""
+    norm = np.linalg.norm(row, axis=1)
+    return norm > NEARLY_ZERO * norm.max(initial=0)
+
+
+def attack(base, specs, kinds, mesh):
+    """A dict an arm and kind: (share of pseudo-items, their rows)."""
     import jax
     import jax.numpy as jnp
 
@@ -143,20 +160,22 @@ def attack(base, specs, shares, mesh):
     found = []
     for name, spec in specs.items():
         codec = registry.build("codec", registry.CODECS, spec.codec, **spec.codec_args)
-        for share in shares:
-            chain = [transforms.pseudo_items(share)] if share else []
+        for share, rows in kinds:
+            chain = [transforms.pseudo_items(share, rows=rows)] if share else []
             counts, item, row, mask, trained_on = payload_of(codec, chain)
             touched, history = [], []
             for c, client in enumerate(who):
-                sent = item[c][mask[c]]
+                sent, told = item[c][mask[c]], row[c][mask[c]]
+                sent, told = sent[seen(told)], told[seen(told)]
                 begin, end = split.offsets[client], split.offsets[client + 1]
                 touched.append(np.isin(sent, trained_on[c]).mean())
                 positive = np.isin(sent, split.items[begin:end])
-                history.append(auc(minority_score(row[c][mask[c]]), positive))
+                history.append(auc(minority_score(told), positive))
             found.append(
                 {
                     "arm": name,
                     "share": share,
+                    "rows": rows,
                     "bytes": float(bits.payload_bits(codec.fields(sizes), counts).mean() / 8),
                     "touched": float(np.mean(touched)),
                     "history": float(np.nanmean(history)),

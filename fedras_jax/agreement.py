@@ -8,7 +8,7 @@ import numpy as np
 
 from fedras_jax import bits, profiles
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Arrival, Budget, Codec, Profile
+from fedras_jax.types import Arrival, Budget, Codec, Profile, Sizes
 
 
 def actions(budget: Budget, codec: Codec) -> None:
@@ -42,6 +42,8 @@ def policies(
     clients: Profile,
     n_examples: np.ndarray,
     error: Any,
+    codec: Codec,
+    sizes: Sizes,
 ) -> None:
     """Whether the policies fit to the cohort, to the clients and to the codec.
 
@@ -71,11 +73,19 @@ def policies(
             f"{arrival.in_flight} clients in flight, but there are only {trained.sum()} with "
             "something to train on"
         )
-    known = all(
-        isinstance(x, np.ndarray | float | int)
-        for x in jax.tree.leaves((clients, arrival.deadline))
-    )
-    if arrival.deadline is not None and known:
+    if codec.max_actions and budget.most_bits is not None and _known(clients):
+        before = clients.latency + n_examples / clients.compute
+        most = budget.most_bits(clients.up, before)
+        least = least_bits(codec, sizes)
+        # A budget that is swept over is a tracer.
+        if _known(most) and np.max(np.where(trained, most, -np.inf)) < least:
+            best = max(0.0, float(np.max(np.where(trained, most, 0))))
+            raise SpecError(
+                f"the budget lets no client send a single action: codec {codec.name} needs "
+                f"{-(-least // 8)} bytes for one with its header, but at most {best / 8:.4g} are "
+                "granted: grant more seconds or bytes, or choose a codec with smaller actions"
+            )
+    if arrival.deadline is not None and _known((clients, arrival.deadline)):
         # Without what it downloads and sends, which depends on the round, and with jitter as
         # lucky as four standard deviations.
         least = clients.latency + n_examples / clients.compute + bits.HEADER_BITS / clients.up
@@ -85,6 +95,26 @@ def policies(
                 f"a deadline of {arrival.deadline:g} s, but the fastest client needs more than "
                 f"{best:.3g} s to train: nobody would arrive"
             )
+
+
+def least_bits(codec: Codec, sizes: Sizes) -> int:
+    """Bits of the smallest payload with an action: header, action, and what a row takes.
+
+    What the touched set and entropy-coded labels take, which differs, counts as nothing.
+    """
+    entries = {"once": 1, "action": 1, "row": 1, "item": sizes.items}
+    varied = ("set", "entropy", "levels")
+    fixed = [field for field in codec.fields(sizes) if field.dtype not in varied]
+    # A single action needs no label, unless untouched items are told by another one.
+    told = [field for field in fixed if field.dtype != "label" or field.per == "item"]
+    return bits.HEADER_BITS + sum(entries[field.per] * field.bits for field in told)
+
+
+def _known(values: Any) -> bool:
+    """Whether all numbers are known before anything is compiled."""
+    return all(
+        isinstance(x, np.ndarray | np.generic | float | int) for x in jax.tree.leaves(values)
+    )
 
 
 def histories(lengths: np.ndarray, n_clients: int, n_items: int) -> np.ndarray:

@@ -29,6 +29,14 @@ ENTROPY_TAIL = 64
 # Levels of `coded_levels` lie in -REACH to REACH.
 REACH = 31
 
+# The code of an `exponents` field that stands for what is not finite.
+NOT_FINITE = 255
+
+# Rows of larger entries count as not finite where a codec does more with them than to round: in
+# float32 sums of squares would overflow, reciprocals underflow, and what is sent would be finite
+# and wrong. No embedding comes near it.
+LARGEST = 2.0**50
+
 
 # ---------------------------------------------------------------- declaring fields
 
@@ -46,6 +54,11 @@ def values(name: str, per: str, dtype: str, *shape: int) -> Field:
 def codes(name: str, per: str, width: int, *shape: int) -> Field:
     """Unsigned integers of `width` bits."""
     return Field(name, width * math.prod(shape), per, shape, "uint")
+
+
+def exponents(name: str, per: str) -> Field:
+    """Powers of two, a byte each; the byte `NOT_FINITE` is never written to the wire."""
+    return Field(name, 8, per, (), "exponent")
 
 
 def labels(per: str = "row", *shape: int) -> Field:
@@ -294,6 +307,21 @@ def as_sent(x: Float[Array, "*n"], dtype: str) -> Float[Array, "*n"]:
     elif dtype == "bfloat16":
         x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     return x.astype(dtype)
+
+
+def in_range(row: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The numbers, and NaN for those beyond `LARGEST`.
+
+    A codec that computes with rows takes them through here, so that its payload is not finite
+    where they are not: the simulation sees the NaN, and `wire` refuses it.
+    """
+    return jnp.where(jnp.abs(row) <= LARGEST, row, jnp.nan)
+
+
+def largest(row: Float[Array, "*n"], axis: int | None = None) -> Float[Array, "*m"]:
+    """The largest magnitude, and NaN where any is not `in_range`: XLA's maximum may drop NaN."""
+    size = jnp.abs(row)
+    return jnp.where(jnp.all(size <= LARGEST, axis), jnp.max(size, axis), jnp.nan)
 
 
 def dense_bits(sizes: Sizes, shared: int = 0) -> int:

@@ -1,5 +1,8 @@
 """How many actions a client may send in a round.
 
+A client that cannot afford a single action sends `k_min` all the same; a budget under which no
+client can is refused before anything is compiled (`agreement.policies`).
+
 Policies are local: each sees one client, after its training and before its payload is made, and
 what the server has told everyone. None needs a further exchange of messages within a round.
 """
@@ -83,7 +86,7 @@ def bandwidth(seconds: Number, k_min: int = 1) -> Budget:
         del state
         return _largest(outlook.bits <= seconds * outlook.pace.up, k_min)
 
-    return Budget(allocate)
+    return Budget(allocate, most_bits=lambda up, before: seconds * up)
 
 
 def distortion(tolerance: Number, k_min: int = 1) -> Budget:
@@ -126,7 +129,7 @@ def round_time(seconds: Number, k_min: int = 1) -> Budget:
         del state
         return _largest(_seconds(outlook) <= seconds, k_min)
 
-    return Budget(allocate)
+    return Budget(allocate, most_bits=lambda up, before: (seconds - before) * up)
 
 
 def joint(bytes_mean: Number, k_min: int = 1, gain: Number = 0.2) -> Budget:
@@ -161,7 +164,13 @@ def joint(bytes_mean: Number, k_min: int = 1, gain: Number = 0.2) -> Budget:
         return jnp.where(bits > 0, jnp.clip(state + gain * excess, -20, 20), state)
 
     # The first price: as much error as bits are worth. It is forgotten within some 1 / gain rounds.
-    return Budget(allocate, init=lambda: jnp.float32(-3), update=update, needs_error=True)
+    return Budget(
+        allocate,
+        init=lambda: jnp.float32(-3),
+        update=update,
+        needs_error=True,
+        most_bits=lambda up, before: bits_mean + 0 * before,
+    )
 
 
 def adaptive(weight: Number = 1.0, k_min: int = 1) -> Budget:

@@ -177,7 +177,7 @@ def federated(
             ).error
         )
     )
-    agreement.policies(budget, arrival, sampler.capacity, devices, n_examples, error)
+    agreement.policies(budget, arrival, sampler.capacity, devices, n_examples, error, codec, sizes)
     n_flying = 0 if arrival.alone else arrival.in_flight or sampler.capacity
 
     # What the model looks like, without building it: for sizes that must be known statically.

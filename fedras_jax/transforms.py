@@ -14,6 +14,8 @@ from fedras_jax import rng
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Array, ItemDelta, Transform
 
+PSEUDO_ROWS = ("mixed", "zero")
+
 
 def clip_norm(max_norm: float | Array) -> Transform:
     """Scale an update down to an L2 norm of at most `max_norm`, rows and shared parameters as one.
@@ -35,28 +37,34 @@ def clip_norm(max_norm: float | Array) -> Transform:
     return Transform(apply)
 
 
-def pseudo_items(share: float) -> Transform:
-    """Add untouched items with rows of zeros: the touched set then hides what was trained on.
+def pseudo_items(share: float, *, rows: str = "mixed") -> Transform:
+    """Add untouched items as if they were touched: the touched set hides what was trained on.
 
     A client with n touched rows adds round(share * n) distinct items, uniform over those it has
     not touched, as far as there are any. They count as touched from here on: they take space in
-    the payload, and a mean over those that touched an item counts them too, which shortens its
-    step. The server reads the touched set alone; rows of zeros stay recognisable in a lossless
-    codec's payload.
+    the payload, and a mean over those that touched an item counts them too.
+
+    A row of zeros gives itself away, and codecs that leave zeros out never send it. So a
+    pseudo-item has a row like the others: of the client's own rows one, drawn without repetition as
+    far as they go, moved by up to a half of the way towards another one. It moves an item that the
+    client knows nothing of, so it disturbs training by design, while zeros only shorten the steps.
 
     Args:
       share: pseudo-items per touched item, static: a client's rows grow by ceil(share * N) slots,
         or to M in all if that is less.
+      rows: 'mixed', as above; or 'zero'.
 
     Raises:
-      SpecError: a share that is not positive and finite.
+      SpecError: a share that is not positive and finite, or other rows.
 
     Source: FedRec (Lin, Liang, Pan and Ming, FedRec: federated recommendation with explicit
     feedback, IEEE Intelligent Systems 36(5), 2021) samples unrated items likewise, and fills in
-    ratings for them; zeros are ours.
+    ratings for them; the rows are ours.
     """
     if not (share > 0 and math.isfinite(share)):
         raise SpecError(f"pseudo_items: share must be above 0 and finite, not {share}")
+    if rows not in PSEUDO_ROWS:
+        raise SpecError(f"pseudo_items: rows must be one of {list(PSEUDO_ROWS)}, not {rows!r}")
 
     def apply(ctx, key, role, update):
         del role
@@ -70,12 +78,29 @@ def pseudo_items(share: float) -> Transform:
         rank = rng.permute(key, slot, jnp.maximum(untouched, 1))
         drawn = rng.outside(touched, 0, n, rank, steps=slots.bit_length())
         mask = slot < count
+        row = jnp.zeros((slot.size, real.row.shape[1]))
+        if rows == "mixed":
+            row = jnp.where(mask[:, None], _mixed(jax.random.fold_in(key, 1), real, slot), 0)
         return update.replace(
             items=ItemDelta(
                 item=jnp.append(real.item, jnp.where(mask, drawn, n_items)),
-                row=jnp.pad(real.row, ((0, slot.size), (0, 0))),
+                row=jnp.concatenate([real.row, row]),
                 mask=jnp.append(real.mask, mask),
             )
         )
 
     return Transform(apply)
+
+
+def _mixed(key, real: ItemDelta, slot: Array) -> Array:
+    """For each slot i32[S] a row of the client's own and a part of another one, f32[S, D]."""
+    n = jnp.maximum(real.mask.sum(dtype=jnp.int32), 1)
+    place = jnp.cumsum(real.mask, dtype=jnp.int32)
+    one, other, part = jax.random.split(key, 3)
+
+    def own(key):
+        rank = rng.permute(key, slot % n, n)
+        return real.row[jnp.searchsorted(place, rank + 1)]
+
+    u = jax.random.uniform(part, (slot.size, 1), maxval=0.5)
+    return (1 - u) * own(one) + u * own(other)

@@ -384,7 +384,7 @@ class Field(NamedTuple):
     """One kind of entry in a payload: how it is counted, and how it is written.
 
     `bits.measure` counts entries and `wire` writes them, both from this declaration alone; the
-    constructors in `bits` (`touched`, `labels`, `values`, `codes`) spell it out.
+    constructors in `bits` (`touched`, `labels`, `values`, `codes`, ...) spell it out.
 
     Attributes:
       name: the leaf of `Payload.data` that is written.
@@ -392,9 +392,10 @@ class Field(NamedTuple):
       per: what there is an entry for: the payload ('once', unless it is empty), an 'action' in
         use, a sent 'row', each of the M items ('item'), or the 'set' of sent rows.
       shape: elements of an entry; the universe's size for a set.
-      dtype: of the elements: a float type, 'uint', 'label' (as wide as the client's own number of
-        actions needs), 'entropy' (labels too, entropy-coded), 'levels' (small signed integers,
-        entropy-coded) or 'set'.
+      dtype: of the elements: a float type, 'uint', 'exponent' (a byte, one of which says that the
+        entry is not finite), 'label' (as wide as the client's own number of actions needs),
+        'entropy' (labels too, entropy-coded), 'levels' (small signed integers, entropy-coded) or
+        'set'.
     """
 
     name: str
@@ -500,6 +501,8 @@ class Budget(NamedTuple):
       update: (state, mean upload of those that ran f32[] bits, round's duration f32[] s) -> state.
       needs_error: it looks at `Outlook.error`.
       n_clients: clients that it knows, 0 for any.
+      most_bits: (up_bps [U], s [U] that clients are busy with before they send, at least) -> the
+        most bits that each may send; None where the policy has no such bound.
     """
 
     allocate: Callable[..., Array]
@@ -508,6 +511,7 @@ class Budget(NamedTuple):
     update: Callable[..., PyTree] = lambda state, bits, seconds: state
     needs_error: bool = False
     n_clients: int = 0
+    most_bits: Callable[..., Any] | None = None
 
 
 class Sampler(NamedTuple):

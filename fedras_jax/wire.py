@@ -100,6 +100,11 @@ def canonical(codec: Codec, sizes: Sizes, payload: Payload) -> dict[str, np.ndar
                 f"{field.name} is not finite: training has diverged, or its values are beyond "
                 f"the range of {field.dtype}"
             )
+        if field.dtype == "exponent" and np.any(leaf == bits.NOT_FINITE):
+            raise WireError(
+                f"{field.name} is not finite: training has diverged, or its values are beyond "
+                f"the range of codec {codec.name}"
+            )
         out[field.name] = leaf
     return out
 
@@ -267,6 +272,8 @@ def _read(stream: coding.Reader, field: Field, n: int, k: int, max_actions: int,
         leaf = coding.uints(flat, width).astype(_dtype(field, width))
     else:
         leaf = np.zeros(entries * math.prod(field.shape), _dtype(field, width))
+    if field.dtype == "exponent" and np.any(leaf == bits.NOT_FINITE):
+        raise WireError(f"{field.name} is not finite")
     if field.dtype == "label" and leaf.size and leaf.max() >= k + (field.per == "item"):
         raise WireError(f"label {leaf.max()}, but only {k} actions")
     if field.per == "once":

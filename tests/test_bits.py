@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedras_jax import bits
+from fedras_jax import bits, coding
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.directional import directional
 from fedras_jax.codecs.rows import rows
@@ -281,3 +281,25 @@ def test_float_bits_round_but_do_not_overflow():
     found = bits.float_bits(fields, jnp.asarray(counts))
     # Two counts and a sum are rounded.
     np.testing.assert_allclose(found, bits.payload_bits(fields, counts), rtol=3 * 2.0**-24)
+
+
+@pytest.mark.parametrize("skew", [0.5, 1.0, 2.0])
+def test_entropy_coded_labels_of_many_rows_are_bounded_closely(skew):
+    """Never more bytes than told, and told within 2 % and 16 bytes; frequencies counted."""
+    pytest.importorskip("constriction")
+    n, k = 3000, 64
+    share = np.arange(1, k + 1) ** -skew
+    label = np.random.default_rng(0).choice(k, n, p=share / share.sum()).astype(np.int32)
+    mask = np.arange(n + 500) < n  # and padding
+    padded = np.pad(label, (0, 500))
+    told = int(bits.entropy_bits(jnp.asarray(padded), jnp.asarray(mask), jnp.int32(k), k))
+    written = coding.write_labels(label, k).size
+    assert written <= told <= 1.02 * written + 8 * 16
+    stream = coding.Reader(np.packbits(coding.write_labels(label, k)))
+    np.testing.assert_array_equal(coding.read_labels(stream, n, k, 0), label)
+    # Fewer bits than of a fixed width, and not far above the entropy.
+    often = np.bincount(label, minlength=k)
+    some = often[often > 0]
+    entropy = -np.sum(some * np.log2(some / n))
+    assert entropy <= told - k * width(n + 1) <= 1.02 * entropy + 8 * 16
+    assert told < 6 * n

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedras_jax import bits, publish, wire
+from fedras_jax import bits, publish, registry, wire
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.directional import directional
 from fedras_jax.codecs.grid import grid
@@ -65,6 +65,54 @@ def test_feedback_keeps_the_public_table_near_the_servers(downlink, snapshot):
     walked = float(jnp.sum((history[-1][0] - history[0][0]) ** 2))
     assert gap[-10:].max() < 0.5 * walked
     assert gap[-10:].mean() < 1.5 * gap[20:30].mean()
+
+
+# A setting of each that loses something, where the codec has one, and that Spec accepts.
+DOWNLINK_ARGS = {
+    "actions": {"k": 4},
+    "directional": {"k": 8, "rank": 2},
+    "top_rows": {"rows": 9},
+    "top_entries": {"entries": 60},
+    "rotated": {"bits": 1},
+}
+
+
+@pytest.mark.parametrize("name", registry.DOWNLINKS)
+def test_feedback_reaches_a_table_that_stays(name):
+    """The gap to a constant table goes to zero: what is lost of it is sent in the next rounds."""
+    codec = registry.downlink(name, DOWNLINK_ARGS.get(name, {}))
+    publisher = publish.publisher(codec, None, SIZES, seed=3)
+    first, items = table(), table(seed=1)
+    public, velocity = publisher.start(first)
+    step = jax.jit(publisher.step)
+    gap = [float(jnp.sum((items - public) ** 2))]
+    for r in range(60):
+        public, velocity, _ = step(jnp.int32(r), public, velocity, items)
+        gap.append(float(jnp.sum((items - public) ** 2)))
+    assert gap[-1] < 0.02 * gap[0]
+    # On the way it never grows by more than a stochastic codec's luck.
+    assert np.max(gap[1:]) <= gap[0]
+
+
+@pytest.mark.parametrize("name", registry.NOT_DOWNLINKS)
+def test_other_codecs_are_refused_with_the_reason(name):
+    with pytest.raises(SpecError) as error:
+        registry.downlink(name, {})
+    assert str(error.value) == (
+        f"codec {name!r} cannot be a downlink: {registry.NOT_DOWNLINKS[name]}; "
+        f"choose one of {', '.join(registry.DOWNLINKS)}"
+    )
+
+
+def test_every_codec_is_a_downlink_or_has_a_reason_not_to_be():
+    assert set(registry.DOWNLINKS) | set(registry.NOT_DOWNLINKS) == set(registry.CODECS)
+    assert not set(registry.DOWNLINKS) & set(registry.NOT_DOWNLINKS)
+
+
+@pytest.mark.parametrize("bits_", [1, 2, 3])
+def test_coarse_stochastic_rounding_is_refused_as_a_downlink(bits_):
+    with pytest.raises(SpecError, match=f"'quantized' with {bits_} bits cannot be a downlink"):
+        registry.downlink("quantized", {"bits": bits_})
 
 
 def test_a_lossless_codec_sends_everything():

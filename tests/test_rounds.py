@@ -418,7 +418,7 @@ def test_a_client_without_examples_is_as_if_it_were_not_there():
         ),
         (
             {"codec": directional(4, rank=9)},
-            "directional: rank 9 is above the embedding width",
+            "directional: rank must be at most the embedding width",
         ),
         (
             {"codec": actions(4), "budget": budgets.fixed(5)},

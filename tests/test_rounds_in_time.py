@@ -409,12 +409,63 @@ def test_what_is_in_flight_is_bounded():
             "the budget knows 3 clients, but there are 12",
         ),
         ({"profile": profiles.mobile(5)}, "expected 12 of them"),
+        # A header of 160 bits, and 4 entries: 36 bytes in float32; a direction and a level: 30.
+        (
+            {"codec": actions(4), "budget": budgets.bandwidth(1e-9)},
+            "the budget lets no client send a single action: codec actions needs 36 bytes for one "
+            "with its header, but at most",
+        ),
+        (
+            {"codec": directional(4), "budget": budgets.round_time(1e-3)},
+            "codec directional needs 30 bytes for one with its header, but at most 0 are granted: "
+            "grant more seconds or bytes, or choose a codec with smaller actions",
+        ),
+        (
+            {"codec": directional(4), "budget": budgets.joint(29.9)},
+            "codec directional needs 30 bytes for one with its header, but at most 29.9 are",
+        ),
+        (
+            {"codec": actions(4, index="items"), "budget": budgets.joint(48), "profile": None},
+            # And a bit for each of 100 items.
+            "codec actions needs 49 bytes for one with its header, but at most 48 are",
+        ),
     ],
 )
 def test_refusals(changed, message):
     with pytest.raises(SpecError) as error:
         build(**changed)
     assert message in str(error.value)
+
+
+def test_a_budget_that_one_client_can_meet_is_taken():
+    """The slower ones send `k_min`, and a codec without actions has no budget."""
+    fastest = PHONES.up.max()
+    for seconds, refused in ((290 / fastest, False), (286 / fastest, True)):
+        make = functools.partial(build, codec=actions(4), budget=budgets.bandwidth(float(seconds)))
+        if refused:
+            with pytest.raises(SpecError, match="no client"):
+                make()
+        else:
+            make()
+    build(budget=budgets.bandwidth(1e-9))
+    build(codec=directional(4), budget=budgets.joint(30))
+
+
+@pytest.mark.parametrize("preset", ["constrained", "mobile", "three_tiers", "broadband"])
+def test_a_second_is_enough_on_every_preset(preset):
+    """As `experiments.heterogeneity` has it, for a table of its width."""
+    extra = {"model": mf(64), "profile": getattr(profiles, preset)(U)}
+    for codec in (directional(16), actions(16)):
+        build(codec=codec, budget=budgets.bandwidth(1.0, k_min=4), **extra)
+
+
+def test_a_budget_may_be_traced():
+    @jax.jit
+    def granted(seconds):
+        build(codec=actions(4), budget=budgets.bandwidth(seconds), n_widths=1)
+        return seconds
+
+    granted(1e-9)
 
 
 def test_a_profile_may_be_traced():

@@ -39,9 +39,9 @@ CTX = Context(Sizes(M, 2), jax.random.key(0))
 
 
 @functools.cache
-def pseudo(share: float):
+def pseudo(share: float, rows: str = "zero"):
     """(key, update) -> update, compiled for many keys at once."""
-    apply = pseudo_items(share).apply
+    apply = pseudo_items(share, rows=rows).apply
     return jax.jit(jax.vmap(lambda key, u: apply(CTX, key, jnp.int32(0), u), (0, None)))
 
 
@@ -87,6 +87,36 @@ def test_pseudo_items(share, items, count):
         assert drawn <= set(range(M))
         np.testing.assert_array_equal(np.asarray(item)[~np.asarray(mask)], M)
     assert after.items.item.dtype == jnp.int32
+
+
+def test_pseudo_rows_lie_between_two_of_the_clients_own():
+    items = [3, 0, 11, 5]
+    before = touching(items)
+    after = pseudo(1.0, "mixed")(jax.random.split(jax.random.key(1), 50), before)
+    own = np.asarray(before.items.row)[np.asarray(before.items.mask)]
+    np.testing.assert_array_equal(after.items.row[:, 8:][~np.asarray(after.items.mask[:, 8:])], 0)
+    zeros = pseudo(1.0)(jax.random.split(jax.random.key(1), 50), before)
+    np.testing.assert_array_equal(after.items.item, zeros.items.item)  # the same items
+    for row, mask in zip(after.items.row[:, 8:], after.items.mask[:, 8:], strict=True):
+        found = np.asarray(row)[np.asarray(mask)]
+        # Rows here lie on a line, a unit of (1, 1) apart or more.
+        np.testing.assert_allclose(found[:, 1] - found[:, 0], 1, atol=1e-5)
+        assert np.all((found[:, 0] >= own[:, 0].min()) & (found[:, 0] <= own[:, 0].max()))
+    moved = np.asarray(after.items.row)[:, 8:12, 0].ravel()
+    assert len(np.unique(moved)) > 100  # few are copies
+
+
+def test_a_single_touched_row_is_repeated():
+    after = pseudo(2.0, "mixed")(jax.random.split(jax.random.key(1), 3), touching([4]))
+    row, mask = np.asarray(after.items.row), np.asarray(after.items.mask)
+    own = row[:, :8][mask[:, :8]]
+    np.testing.assert_allclose(row[:, 8:][mask[:, 8:]], np.repeat(own, 2, axis=0), rtol=1e-6)
+
+
+def test_pseudo_items_refuses_other_rows():
+    with pytest.raises(SpecError) as error:
+        pseudo_items(1.0, rows="copied")
+    assert str(error.value) == ("pseudo_items: rows must be one of ['mixed', 'zero'], not 'copied'")
 
 
 def test_pseudo_items_are_uniform_over_the_untouched():

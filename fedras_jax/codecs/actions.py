@@ -9,7 +9,8 @@ of ten full-width Lloyd iterations from the same start, and below ten from k-mea
 A client that may send as many actions as it has touched rows sends the rows, without labels.
 
 State: none. Biased: every row becomes the mean of its cluster, so a client's sum over its rows is
-kept. The server can read: which items were touched, and each one's centroid.
+kept. Support: exact, the touched rows. The server can read: which items were touched, and each
+one's centroid.
 
 Source: FedRAS, KDD 2025, arXiv 2507.08842, for the method. Only its abstract is public to us: the
 layout of the payload, the start and the number of iterations are our choice.
@@ -24,6 +25,7 @@ from fedras_jax.types import Codec, ItemDelta, Prepared
 INDICES = ("touched", "items")
 DTYPES = ("float32", "float16")
 CODINGS = ("fixed", "entropy")
+AUTO_RANK = 4
 
 
 def actions(
@@ -33,7 +35,7 @@ def actions(
     dtype: str = "float32",
     labels: str = "fixed",
     iterations: int = 5,
-    rank: int | None = 4,
+    rank: int | str | None = "auto",
 ) -> Codec:
     """K full-width actions and an index.
 
@@ -46,10 +48,11 @@ def actions(
       dtype: 'float32' or 'float16' centroids.
       labels: 'fixed' width, or 'entropy': coded by their frequencies, which travel as well.
       iterations: Lloyd steps after the one-dimensional start.
-      rank: main directions in whose coordinates rows are clustered; None clusters full rows.
+      rank: main directions in whose coordinates rows are clustered, at most D; None clusters full
+        rows, and 'auto' takes 4 directions, or full rows where D is no more.
 
     Raises:
-      SpecError: a name that does not exist, or a number out of range.
+      SpecError: a name that does not exist, a number out of range, or a rank above D.
     """
     if index not in INDICES:
         raise SpecError(f"actions: index must be one of {list(INDICES)}, not {index!r}")
@@ -63,10 +66,16 @@ def actions(
         raise SpecError(f"actions: k must be 1 to 65535, not {k}")
     if iterations < 0:
         raise SpecError(f"actions: iterations must not be negative, not {iterations}")
-    if rank is not None and rank < 1:
-        raise SpecError(f"actions: rank must be at least 1 or None, not {rank}")
+    least_dim = 0 if rank in ("auto", None) else rank
+    rank = AUTO_RANK if rank == "auto" else rank
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise SpecError(f"actions: rank must be at least 1, None or 'auto', not {rank!r}")
 
     def fields(sizes):
+        if sizes.dim < least_dim:
+            raise SpecError(
+                f"actions: rank must be at most the embedding width {sizes.dim}, not {rank}"
+            )
         centroid = bits.values("centroid", "action", dtype, sizes.dim)
         if index == "items":
             return centroid, bits.labels("item")
@@ -94,7 +103,7 @@ def actions(
         label = found.label
         if index == "touched":
             label = bits.own_actions(delta.item, delta.mask, label, k_used, k, ctx.sizes.items)
-        centroid = kmeans.means(delta.row, delta.mask, label, k)
+        centroid = kmeans.means(bits.in_range(delta.row), delta.mask, label, k)
         data = {
             "item": delta.item,
             "mask": delta.mask,

@@ -9,8 +9,8 @@ A random span of r in D directions holds r / D of a step's squared length on ave
 within it are sqrt(D / r) times as long, as in the authors' code; the client's own vector steps
 as always.
 
-State: none. Biased: what of a delta lies off the span is lost. The server can read: which items
-were touched, and their rows' steps within the span.
+State: none. Biased: what of a delta lies off the span is lost. Support: exact, the touched rows.
+The server can read: which items were touched, and their rows' steps within the span.
 
 Source: Nguyen et al., Towards efficient communication and secure federated recommendation system
 via low-rank training, WWW 2024, and https://github.com/NNHieu/CoLR-FedRec for the steps' length.

@@ -6,8 +6,9 @@ table and takes the median. Hashes and signs grow from the round's shared key an
 State: none. Unbiased over the shared key, for every depth: were all of an item's own signs the
 other way round, its error would be too, and the median's with it. One table's squared error is
 (n - 1) / width times that of sending nothing, for n touched rows, so it pays only where a few rows
-hold most of the delta or where errors cancel over rounds. The server can read: the touched set,
-and sums of rows, from which it makes out single rows as well as its own decoding does.
+hold most of the delta or where errors cancel over rounds. Support: exact, the touched rows. The
+server can read: the touched set, and sums of rows, from which it makes out single rows as well as
+its own decoding does.
 
 Source: Charikar, Chen and Farach-Colton, Finding frequent items in data streams, ICALP 2002;
 Rothchild et al., FetchSGD, ICML 2020. FetchSGD sketches single entries, adds clients' sketches up

@@ -3,8 +3,12 @@
 On the wire all M rows travel. On the device the payload holds only the rows that are not zero,
 because no `[C, M, D]` array can exist; `counts` still says M.
 
-State: none. Biased by the number format's rounding alone, not at all in float32. The server can
-read: the whole delta, hence which items were touched.
+State: none. Biased by the number format's rounding alone, unbiased in float32. Support: a subset of
+the touched rows, those that are not zero. The server can read: the whole delta, hence which items
+were touched.
+
+Source: FedMF (Chai, Wang, Chen and Yang, Secure federated matrix factorization, IEEE Intelligent
+Systems 36(5), 2021), without its encryption.
 """
 
 import jax.numpy as jnp

@@ -6,8 +6,8 @@ the span of one direction, or of a few, say almost the same in a fraction of the
 direction actions are levels, from the near-exact one-dimensional solver, whose table also gives
 the error for every K at once.
 
-State: none. Biased: every row becomes the mean of its cluster, within the span. The server can
-read: which items were touched, the directions, and each item's action.
+State: none. Biased: every row becomes the mean of its cluster, within the span. Support: exact, the
+touched rows. The server can read: which items were touched, the directions, and each item's action.
 
 Source: ours; the paper clusters full rows.
 """
@@ -56,7 +56,9 @@ def directional(
 
     def fields(sizes):
         if rank > sizes.dim:
-            raise SpecError(f"directional: rank {rank} is above the embedding width {sizes.dim}")
+            raise SpecError(
+                f"directional: rank must be at most the embedding width {sizes.dim}, not {rank}"
+            )
         return (
             bits.touched(sizes.items),
             bits.values("direction", "once", dtype, rank, sizes.dim),
@@ -66,6 +68,7 @@ def directional(
 
     def prepare(ctx, key, delta):
         del ctx, key
+        delta = delta.replace(row=bits.in_range(delta.row))
         basis = bits.as_sent(kmeans.main_directions(delta.row, delta.mask, rank), dtype)
         coords, length = directions.coordinates(delta.row, basis.astype(jnp.float32))
         # The solution itself with one direction, and where Lloyd's steps start with several.

@@ -6,8 +6,9 @@ all that was decoded and all that is remembered add up to all deltas, as long as
 and payloads arrive (the client does not hear of one that never came).
 
 State: the rows that are owed, at most Q a client, those of largest norm; others are forgotten.
-Rows of items that the client does not touch wait. The server can read: what it reads of the inner
-codec, mixed with what earlier rounds left.
+Rows of items that the client does not touch wait. Biased, also around an unbiased codec: what a
+payload says depends on what earlier ones left. Support: the inner codec's. The server can read:
+what it reads of the inner codec, mixed with what earlier rounds left.
 
 Remembered errors stay bounded where the inner codec always says a part of what it is given. Two
 kinds do not: one that scales up what it keeps, to be unbiased, overshoots; and a single action says

@@ -4,8 +4,11 @@ Deterministic uniform quantization. Every point of the grid is a float32, and a 
 to itself: so it can be a *form* of a table that several sides hold, each rounding for itself, as
 the snapshots of the public table are (`rounds.federated(snapshot=...)`).
 
-State: none. Biased: rounds to nearest. The server can read: the touched set and every row, to the
-grid's step.
+A row that is not finite, or beyond the coarsest grid, has a step of its own, which decodes to NaN
+and which `wire` refuses.
+
+State: none. Biased: rounds to nearest. Support: exact, the touched rows. The server can read: the
+touched set and every row, to the grid's step.
 
 Source: ours; uniform quantization is textbook.
 """
@@ -37,18 +40,21 @@ def grid(bits: int = 8) -> Codec:
     def fields(sizes):
         return (
             sizes_in_bits.touched(sizes.items),
-            sizes_in_bits.codes("step", "row", 8),
+            sizes_in_bits.exponents("step", "row"),
             sizes_in_bits.codes("code", "row", bits, sizes.dim),
         )
 
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
+        # NaN is not below anything; a maximum may pass over it.
+        held = delta.mask & jnp.all(jnp.abs(delta.row) <= top * 2.0**HIGHEST, axis=1)
         exponent = _exponent(jnp.max(jnp.abs(delta.row), axis=1) / top)
-        code = jnp.round(delta.row / _power(exponent)[:, None])
+        code = jnp.where(held[:, None], jnp.round(delta.row / _power(exponent)[:, None]), 0)
+        lost = jnp.where(delta.mask, sizes_in_bits.NOT_FINITE, 0)
         data = {
             "item": delta.item,
             "mask": delta.mask,
-            "step": jnp.where(delta.mask, exponent - LOWEST, 0).astype(jnp.uint8),
+            "step": jnp.where(held, exponent - LOWEST, lost).astype(jnp.uint8),
             "code": (jnp.clip(code, -top, top) + top).astype(jnp.uint8),
         }
         return sizes_in_bits.measure(fields(ctx.sizes), ctx.sizes, data), state
@@ -56,7 +62,9 @@ def grid(bits: int = 8) -> Codec:
     def decode(ctx, payload) -> ItemDelta:
         del ctx
         data = payload.data
-        step = _power(data["step"].astype(jnp.int32) + LOWEST)
+        finite = data["step"] != sizes_in_bits.NOT_FINITE
+        step = _power(jnp.where(finite, data["step"].astype(jnp.int32), 0) + LOWEST)
+        step = jnp.where(finite, step, jnp.nan)
         row = (data["code"].astype(jnp.float32) - top) * step[:, None]
         return ItemDelta(data["item"], jnp.where(data["mask"][:, None], row, 0), data["mask"])
 

@@ -4,7 +4,8 @@ With P parts, the K x D values of one codebook say K^P different rows, for P lab
 of one: finer than `actions` where labels are cheap beside the codebook, or parts unrelated.
 
 State: none. Biased: every part of a row becomes the mean of its cluster, so a client's sum over
-its rows is kept. The server can read: which items were touched, and each one's centroids.
+its rows is kept. Support: exact, the touched rows. The server can read: which items were touched,
+and each one's centroids.
 
 Source: Jégou, Douze and Schmid, Product quantization for nearest neighbor search, IEEE TPAMI
 33(1), 2011. Codebooks fitted to each client's delta, and their one-dimensional starts along each
@@ -56,7 +57,7 @@ def product(k: int = 16, *, parts: int = 4, dtype: str = "float16", iterations: 
 
     def prepare(ctx, key, delta):
         del key
-        part = delta.row.reshape(-1, parts, ctx.sizes.dim // parts).swapaxes(0, 1)
+        part = bits.in_range(delta.row).reshape(-1, parts, ctx.sizes.dim // parts).swapaxes(0, 1)
         points = jax.lax.map(lambda rows: directions.along_main(rows, delta.mask, k), part)
         return Prepared(error=None, work=points)
 

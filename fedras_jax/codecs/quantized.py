@@ -5,7 +5,8 @@ Every entry goes to one of its two neighbours on the grid, with the probabilitie
 mean the entry itself. The scale travels in bfloat16, which has float32's range (float16 would lose
 rows that hardly moved), and is rounded outwards, so that nothing lies beyond the grid.
 
-State: none. Unbiased, by the client's private key. The server can read: which items were touched,
+State: none. Unbiased, by the client's private key. Support: exact, the touched rows; with a scale a
+payload a subset of them, those that are not zero. The server can read: which items were touched,
 and every row to within a step of its grid.
 
 Source: Alistarh, Grubic, Li, Tomioka and Vojnovic, QSGD: Communication-efficient SGD via gradient
@@ -54,8 +55,7 @@ def quantized(bits: int = 4, *, scale: str = "row") -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del prepared, k
         row = delta.row
-        largest = jnp.max(jnp.abs(row), axis=1)
-        largest = largest if by_row else jnp.max(largest, keepdims=True)
+        largest = sizes_in_bits.largest(row, axis=1) if by_row else sizes_in_bits.largest(row)[None]
         reach = sizes_in_bits.as_sent(OUTWARDS * largest, "bfloat16")
         grid = jnp.where(reach > 0, reach, 1).astype(jnp.float32)
         along = (row / grid[:, None] + 1) * (top / 2)

@@ -6,8 +6,8 @@ values travel. The server scales values by D / d' and fills up with zeros.
 State: none. Unbiased over the shared key: each entry is kept with probability d' / D. The price is
 a squared error of (D / d' - 1) times the delta's, more than sending nothing has as soon as less
 than half of it is kept; what is gained is that errors of many rounds cancel. Clients of a
-round that touch the same item send the same entries of it, so within a round theirs don't. The
-server can read: the touched set and the kept entries.
+round that touch the same item send the same entries of it, so within a round theirs don't.
+Support: exact, the touched rows. The server can read: the touched set and the kept entries.
 
 Source: Konecny et al., Federated learning: strategies for improving communication efficiency,
 2016, arXiv 1610.05492: their subsampling of a finished update; their random mask is such a
@@ -51,7 +51,10 @@ def random_mask(keep: float = 0.25, *, dtype: str = "float32") -> Codec:
         del key, prepared, k
         order, start = _walk(ctx.key, ctx.sizes, delta.item)
         at = order[(start[:, None] + jnp.arange(kept(ctx.sizes))) % ctx.sizes.dim]
-        value = bits.as_sent(jnp.take_along_axis(delta.row, at, axis=1), dtype)
+        # An entry that is not sent must not hide that training has diverged.
+        finite = jnp.isfinite(delta.row).all(axis=1, keepdims=True)
+        row = jnp.where(finite, delta.row, jnp.nan)
+        value = bits.as_sent(jnp.take_along_axis(row, at, axis=1), dtype)
         data = {"item": delta.item, "mask": delta.mask, "value": value}
         return bits.measure(fields(ctx.sizes), ctx.sizes, data), state
 

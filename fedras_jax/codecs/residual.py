@@ -4,8 +4,8 @@ The first stage clusters the rows as `actions` does; each further one clusters w
 before left unsaid, as it was sent, so that it also mends their rounding. S stages of K centroids
 say K^S different rows.
 
-State: none. Biased: every row becomes a sum of centroids. The server can read: which items were
-touched, and each one's centroids.
+State: none. Biased: every row becomes a sum of centroids. Support: exact, the touched rows. The
+server can read: which items were touched, and each one's centroids.
 
 Source: Chen, Guan and Wang, Approximate nearest neighbor search by residual vector quantization,
 Sensors 10(12), 2010. Codebooks fitted to each client's delta, and their one-dimensional starts,
@@ -62,7 +62,8 @@ def residual(k: int = 16, *, stages: int = 2, dtype: str = "float16", iterations
             said = centroid.astype(jnp.float32)[label]
             return jnp.where(delta.mask[:, None], left - said, 0), (centroid, label)
 
-        _, (centroid, label) = jax.lax.scan(stage, delta.row, length=stages)
+        row = bits.in_range(delta.row)
+        _, (centroid, label) = jax.lax.scan(stage, row, length=stages)
         data = {
             "item": delta.item,
             "mask": delta.mask,

@@ -13,8 +13,8 @@ Clients that send the same item in the same round share its rotation.
 State: none. Nearly unbiased, but declared biased, for there are too few rotations of this kind. The
 mean of many rounds misses up to 1 % of the squared norm at D = 8 and 1 bit, up to 0.03 % at D = 16,
 and at D = 64 nothing that can be told from noise (0.002 %); one round of signs would miss 1.5 %
-there. The server can read: which items were touched, and their rows as decoded; rotations hide
-nothing from it.
+there. Support: exact, the touched rows. The server can read: which items were touched, and their
+rows as decoded; rotations hide nothing from it.
 
 Source: Vargaftik et al., DRIVE: One-bit distributed mean estimation, NeurIPS 2021, and EDEN:
 Communication-efficient and robust distributed mean estimation for federated learning, ICML 2022;
@@ -62,7 +62,7 @@ def rotated(bits: int = 1) -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
         width = padded(ctx.sizes.dim)
-        largest = jnp.max(jnp.abs(delta.row), axis=1, keepdims=True)
+        largest = sizes_in_bits.largest(delta.row, axis=1)[:, None]
         # Squares of small rows would vanish.
         row = delta.row / jnp.where(largest > 0, largest, 1)
         square = jnp.sum(row * row, axis=1, keepdims=True)

@@ -1,6 +1,9 @@
 """The touched rows in float32, and which they are: lossless, and the fair dense baseline.
 
-State: none. Unbiased. The server can read: the touched set and every row.
+State: none. Unbiased. Support: exact, the touched rows. The server can read: the touched set and
+every row.
+
+Source: ours; sending only what moved is textbook.
 """
 
 from fedras_jax import bits

@@ -3,7 +3,8 @@
 For given signs the mean magnitude is the scale of least squared error, and it makes the codec a
 contraction: what is lost of a row x of D entries is |x|^2 - |x|_1^2 / D, never all of it.
 
-State: none. Biased: every entry of a row (or of the payload) becomes equally large. The server can
+State: none. Biased: every entry of a row (or of the payload) becomes equally large. Support: exact,
+the touched rows; with a scale a payload a subset of them, those that are not zero. The server can
 read: which items were touched, the signs of their rows, and their mean magnitudes or the payload's.
 
 Source: Bernstein, Wang, Azizzadenesheli and Anandkumar, signSGD: Compressed optimisation for

@@ -1,8 +1,8 @@
 """Truncated singular value decomposition of the touched rows: r directions, r coordinates a row.
 
 State: none. Biased: what lies off the r main directions is lost; of all r-dimensional spans theirs
-leaves the least squared error, and orthogonal iteration comes near it. The server can read: the
-touched set, the directions and every row's coordinates.
+leaves the least squared error, and orthogonal iteration comes near it. Support: exact, the touched
+rows. The server can read: the touched set, the directions and every row's coordinates.
 
 Source: Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika
 1936. Konecny et al., arXiv 1610.05492, 2016, keep updates to low rank during training; fitting
@@ -51,9 +51,10 @@ def svd(rank: int = 2, *, dtype: str = "float16") -> Codec:
 
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
-        basis = kmeans.main_directions(delta.row, delta.mask, rank, ITERATIONS)
+        row = bits.in_range(delta.row)
+        basis = kmeans.main_directions(row, delta.mask, rank, ITERATIONS)
         basis = bits.as_sent(basis, dtype)
-        coords, _ = directions.coordinates(delta.row, basis.astype(jnp.float32))
+        coords, _ = directions.coordinates(row, basis.astype(jnp.float32))
         data = {
             "item": delta.item,
             "mask": delta.mask,

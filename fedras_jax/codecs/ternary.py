@@ -5,8 +5,9 @@ probability |x| / s, and zero otherwise. Five trits travel in a byte (3^5 = 243)
 scale travels in bfloat16, which has float32's range, and is rounded outwards, so that no
 probability is above 1.
 
-State: none. Unbiased, by the client's private key. The server can read: which items were touched,
-each row's largest magnitude or the payload's, and a draw of the signs that favours large entries.
+State: none. Unbiased, by the client's private key. Support: exact, the touched rows. The server can
+read: which items were touched, each row's largest magnitude or the payload's, and a draw of the
+signs that favours large entries.
 
 Source: Wen, Xu, Yan, Wu, Wang, Chen and Li, TernGrad: Ternary gradients to reduce communication in
 distributed deep learning, NeurIPS 2017. A scale for each row and the packing are our choice; the
@@ -52,8 +53,7 @@ def ternary(*, scale: str = "row") -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del prepared, k
         row = delta.row
-        largest = jnp.max(jnp.abs(row), axis=1)
-        largest = largest if by_row else jnp.max(largest, keepdims=True)
+        largest = bits.largest(row, axis=1) if by_row else bits.largest(row)[None]
         reach = bits.as_sent(OUTWARDS * largest, "bfloat16")
         grid = jnp.where(reach > 0, reach, 1).astype(jnp.float32)
         chance = jnp.abs(row) / grid[:, None]

@@ -5,7 +5,8 @@ positions item * D + d. The server puts the entries of an item together again.
 
 State: none, so what is left out is lost (Deep Gradient Compression keeps it for later rounds).
 Biased: entries that are not sent decode to zero. Of all choices of as many entries, these leave
-the least squared error. The server can read: the items and dimensions that moved most, and how.
+the least squared error. Support: a subset of the touched rows, those with an entry that is sent.
+The server can read: the items and dimensions that moved most, and how.
 
 Source: Aji and Heafield, Sparse communication for distributed gradient descent, EMNLP 2017; Lin
 et al., Deep gradient compression, ICLR 2018. How positions are written is our choice.
@@ -50,7 +51,9 @@ def top_entries(entries: int = 2048, *, dtype: str = "float32") -> Codec:
         m, d = ctx.sizes
         flat = delta.row.reshape(-1)
         # A partial sort, a small part of a full one's work. Ties go to the lower position.
-        _, at = jax.lax.top_k(jnp.abs(flat), min(entries, flat.size))
+        # NaN first, so that it is not left out unseen.
+        size = jnp.where(jnp.isnan(flat), jnp.inf, jnp.abs(flat))
+        _, at = jax.lax.top_k(size, min(entries, flat.size))
         value = bits.as_sent(flat[at], dtype)
         mask = delta.mask[at // d] & (value != 0)
         data = {

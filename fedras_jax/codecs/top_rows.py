@@ -2,6 +2,7 @@
 
 State: none, so what is left out is lost (error feedback would need one). Biased: rows that are
 not sent decode to nothing. Of all choices of as many rows, these leave the least squared error.
+Support: a subset of the touched rows, those that are sent.
 The server can read: which items were touched most, and those rows.
 
 Source: top-k sparsification (Aji and Heafield, Sparse communication for distributed gradient
@@ -41,8 +42,9 @@ def top_rows(rows: int = 32, *, dtype: str = "float32") -> Codec:
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
         # Ties go to the lower slot.
-        _, at = jax.lax.top_k(_norm(delta.row, delta.mask), min(rows, delta.mask.shape[0]))
-        row = bits.as_sent(delta.row[at], dtype)
+        row = bits.in_range(delta.row)
+        _, at = jax.lax.top_k(_norm(row, delta.mask), min(rows, delta.mask.shape[0]))
+        row = bits.as_sent(row[at], dtype)
         mask = delta.mask[at] & jnp.any(row != 0, axis=1)
         item = jnp.where(mask, delta.item[at], ctx.sizes.items)
         data = {"item": item, "mask": mask, "row": jnp.where(mask[:, None], row, 0)}
@@ -58,7 +60,11 @@ def top_rows(rows: int = 32, *, dtype: str = "float32") -> Codec:
 
 
 def _norm(row: Float[Array, "n d"], mask: Bool[Array, " n"]) -> Float[Array, " n"]:
-    """Squared norms in units of the largest entry's square; -1 where masked."""
-    top = jnp.max(jnp.abs(row))  # squares of tiny entries would underflow
+    """Squared norms in units of the largest entry's square; -1 where masked.
+
+    Infinite for NaN: a row that is not finite comes first, so that it is not left out unseen.
+    """
+    top = jnp.nanmax(jnp.abs(row))  # squares of tiny entries would underflow
     row = row / jnp.where(top > 0, top, 1)
-    return jnp.where(mask, jnp.sum(row * row, axis=1), -1)
+    norm = jnp.sum(row * row, axis=1)
+    return jnp.where(mask, jnp.where(jnp.isnan(norm), jnp.inf, norm), -1)

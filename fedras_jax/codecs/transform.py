@@ -12,8 +12,9 @@ more zeros save more bits than they cost in error. (With exponentially distribut
 border from .6 to .7 is within a percent of the best, at the rates that are of interest here.)
 
 State: none. Biased: what lies off the directions is lost, and small coordinates become zero. Sizes
-follow from rounded numbers, so another order of sums may change them by a few bits. The server
-can read: the touched set, the directions, and every row to within a step.
+follow from rounded numbers, so another order of sums may change them by a few bits. Support: exact,
+the touched rows. The server can read: the touched set, the directions, and every row to within a
+step.
 
 Source: Goyal, Theoretical foundations of transform coding, IEEE Signal Processing Magazine 18(5),
 2001; Sullivan, Efficient scalar quantization of exponential and Laplacian random variables, IEEE
@@ -68,8 +69,9 @@ def transform(rank: int = 2, *, bits: float = 3.0) -> Codec:
 
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
-        code = _as_codes(main_axes(delta.row, delta.mask, rank))
-        coords, _ = directions.coordinates(delta.row, _as_directions(code))
+        row = sizes_in_bits.in_range(delta.row)
+        code = _as_codes(main_axes(row, delta.mask, rank))
+        coords, _ = directions.coordinates(row, _as_directions(code))
         granted = bits * delta.mask.sum().astype(jnp.float32)
         step = finest_step(coords, delta.mask, granted)
         data = {
@@ -105,7 +107,7 @@ def finest_step(
     coords: Float[Array, "n r"], mask: Bool[Array, " n"], granted: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Nearly the finest step whose levels neither pass REACH nor take more bits than granted."""
-    top = jnp.max(jnp.abs(coords) * mask[:, None])
+    top = sizes_in_bits.largest(coords * mask[:, None])
     finest, coarsest = top / (sizes_in_bits.REACH + BORDER), top / BORDER * 1.01
 
     def fits(step):

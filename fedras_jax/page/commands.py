@@ -9,7 +9,11 @@ from typing import Any
 from fedras_jax.spec import NOT_IN_DIGEST, Spec
 
 # The transforms that have a flag: (name, argument) -> flag.
-_TRANSFORMS = {("clip_norm", "max_norm"): "clip_norm", ("pseudo_items", "share"): "pseudo_items"}
+_TRANSFORMS = {
+    ("clip_norm", "max_norm"): "clip_norm",
+    ("pseudo_items", "share"): "pseudo_items",
+    ("pseudo_items", "rows"): "pseudo_rows",
+}
 
 
 def command(spec: Spec, *, seeds: tuple[int, ...] = ()) -> str:

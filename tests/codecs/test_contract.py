@@ -5,6 +5,7 @@ settings' limits) has a file of its own.
 """
 
 import functools
+import inspect
 import math
 
 import jax
@@ -34,7 +35,8 @@ from fedras_jax.codecs.top_rows import top_rows
 from fedras_jax.codecs.transform import transform
 from fedras_jax.errors import SpecError
 from fedras_jax.factored import factored
-from fedras_jax.types import Context, ItemDelta, Sizes
+from fedras_jax.transforms import pseudo_items
+from fedras_jax.types import Context, ItemDelta, Sizes, Update
 
 SIZES = Sizes(items=300, dim=8)
 WIDTH = 128
@@ -476,7 +478,12 @@ def test_directional_predicts_its_error(name):
         (actions, {"k": 0}, "actions: k must be 1 to 65535, not 0"),
         (actions, {"k": 65536}, "actions: k must be 1 to 65535, not 65536"),
         (actions, {"iterations": -1}, "actions: iterations must not be negative, not -1"),
-        (actions, {"rank": 0}, "actions: rank must be at least 1 or None, not 0"),
+        (actions, {"rank": 0}, "actions: rank must be at least 1, None or 'auto', not 0"),
+        (
+            inspect.unwrap(actions),
+            {"rank": "four"},
+            "actions: rank must be at least 1, None or 'auto', not 'four'",
+        ),
         (
             directional,
             {"dtype": "int8"},
@@ -490,6 +497,65 @@ def test_factories_refuse(factory, wrong, message):
     with pytest.raises(SpecError) as error:
         factory(**wrong)
     assert message in str(error.value)
+
+
+# Whose payloads tell which rows they speak of.
+SET_SENDING = [
+    name for name in ONE_OF_EACH if any(f.dtype == "set" for f in CODECS[name]().fields(SIZES))
+] + ["quantized-8-payload", "sign-payload", "ternary-payload"]
+
+
+@pytest.mark.parametrize("name", SET_SENDING)
+def test_pseudo_items_are_sent_and_counted(name):
+    """A pseudo-item each: the sent set and the bytes grow, unless the codec sends so many alone."""
+    codec = CODECS[name]()
+    one = jax.tree.map(lambda x: x[1], deltas())
+    touched = set(np.asarray(one.item)[np.asarray(one.mask)].tolist())
+
+    @jax.jit
+    def sent(update):
+        ctx = Context(SIZES, CTX_KEY)
+        prepared = codec.prepare(ctx, CTX_KEY, update)
+        k = jnp.int32(codec.max_actions)
+        return codec.encode(ctx, CTX_KEY, update, prepared, k, codec.init(SIZES))[0]
+
+    chain = pseudo_items(1.0).apply
+    update = Update(one, ())
+    more = chain(Context(SIZES, CTX_KEY), CTX_KEY, jnp.int32(0), update)
+    plain, padded = sent(one), sent(more.items)
+    size = [int(bits.payload_bits(codec.fields(SIZES), p.counts)) for p in (plain, padded)]
+
+    def told(payload):
+        item = np.asarray(payload.data["item"])[np.asarray(payload.data["mask"])]
+        return set((item // SIZES.dim if codec.name == "top_entries" else item).tolist())
+
+    assert told(plain) <= touched
+    pseudo = told(padded) - touched
+    if codec.name in ("top_rows", "top_entries"):
+        # As many rows or entries as ever, and pseudo-items take their part of them.
+        assert len(pseudo) > 0.2 * len(told(padded))
+        assert size[1] > 0.95 * size[0]
+    else:
+        assert told(padded) > touched
+        assert len(pseudo) == len(touched)
+        assert size[1] > size[0]
+
+
+@pytest.mark.parametrize("factory", [actions, colr, directional, svd, transform])
+def test_ranks_above_the_width_are_refused(factory):
+    """Exactly the width is a rank still."""
+    name = factory.__name__
+    assert factory(rank=8).fields(SIZES)
+    with pytest.raises(SpecError) as error:
+        factory(rank=9).fields(SIZES)
+    assert str(error.value) == f"{name}: rank must be at most the embedding width 8, not 9"
+
+
+def test_actions_choose_a_rank_that_fits():
+    for rank in ("auto", None):
+        assert actions(rank=rank).fields(Sizes(10, 2))
+    with pytest.raises(SpecError, match="at most the embedding width 2, not 3"):
+        actions(rank=3).fields(Sizes(10, 2))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_contract import CODECS, CTX_KEY, NO_ROW, ONE_ROW, SIZES, deltas, program
 
-from fedras_jax import bits, wire
+from fedras_jax import bits, registry, wire
 from fedras_jax.errors import WireError
-from fedras_jax.types import Context, Payload, Sizes
+from fedras_jax.types import Context, ItemDelta, Payload, Sizes
 
 
 @functools.cache
@@ -64,6 +64,77 @@ def test_the_server_reads_what_the_simulation_says(name):
         # The same leaves, decoded in another program: an ulp of a product.
         np.testing.assert_allclose(table[:-1], expected[:-1], rtol=1e-6, atol=1e-6 * scale)
         assert set(np.asarray(read.item)[np.asarray(read.mask)]) == set(decoded.item[decoded.mask])
+
+
+def spoilt() -> ItemDelta:
+    """One round's deltas, of which every full client's went wrong in its own way.
+
+    Late rows, so that codecs that choose rows or entries would not meet them by chance.
+    """
+    row = np.array(deltas().row)
+    for u, (value, entries) in enumerate(
+        [
+            (np.nan, slice(None)),
+            (np.nan, 3),
+            (np.inf, slice(None)),
+            (-np.inf, 3),
+            (3e38, slice(None)),
+        ]
+    ):
+        row[u, np.flatnonzero(deltas().mask[u])[-2], entries] = value
+    row[5] *= 1e38 / np.abs(row[5]).max()
+    return deltas().replace(row=jnp.asarray(row))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_nothing_that_is_not_finite_or_too_large_becomes_finite_and_wrong(name):
+    """It decodes to what is not finite, or is refused, or comes back as well as smaller numbers."""
+    codec, _, mapped, keys = program(name)
+    k = np.full(8, codec.max_actions, np.int32)
+    delta = spoilt()
+    # The same numbers, but for a power of two and what then underflows.
+    small = delta.replace(row=delta.row * 2.0**-90)
+    found = [jax.tree.map(np.asarray, mapped(keys, d, k)[1:]) for d in (delta, small)]
+
+    def error(u, which):
+        given, (_, decoded) = (delta, small)[which], found[which]
+        table, told = (np.zeros((SIZES.items + 1, SIZES.dim)) for _ in range(2))
+        table[np.asarray(given.item[u])] = np.asarray(given.row[u], np.float64)
+        told[np.where(decoded.mask[u], decoded.item[u], SIZES.items)] = decoded.row[u]
+        return np.sum((told - table)[:-1] ** 2) / np.sum(table[:-1] ** 2)
+
+    for u in range(6):
+        payload, decoded = jax.tree.map(lambda x, u=u: x[u], found[0])
+        if not np.isfinite(decoded.row[decoded.mask]).all():
+            continue
+        try:
+            wire.pack(codec, SIZES, payload)
+        except WireError:
+            continue
+        assert u >= 4, "finite, and wrong"
+        # A stochastic codec may round another way at a border.
+        assert error(u, 0) <= 1.1 * error(u, 1) + 1e-4
+    for u in (ONE_ROW, NO_ROW):  # these go on as ever
+        assert np.isfinite(found[0][1].row[u]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_a_grid_says_what_it_cannot_hold(value):
+    codec, _, mapped, keys = program("grid-4")
+    row = np.array(deltas().row)
+    row[2, 4, 1] = value
+    _, payload, decoded = mapped(
+        keys, deltas().replace(row=jnp.asarray(row)), np.zeros(8, np.int32)
+    )
+    assert np.isnan(decoded.row[2, 4]).all()
+    assert np.isfinite(np.delete(decoded.row[2], 4, axis=0)).all()
+    one = jax.tree.map(lambda x: np.asarray(x)[2], payload)
+    with pytest.raises(WireError, match=r"step is not finite.*beyond the range of codec grid"):
+        wire.pack(codec, SIZES, one)
+
+
+def test_every_codec_obeys_the_contract():
+    assert {name.split("-")[0] for name in CODECS} == set(registry.CODECS)
 
 
 def example(name: str = "directional-float16-16"):
@@ -154,13 +225,13 @@ def test_what_cannot_be_written_is_refused():
             wire.pack(codec, SIZES, broken)
 
 
-@pytest.mark.parametrize("name", ["directional-float16-16", "actions-items-float32-16", "dense"])
+@pytest.mark.parametrize("name", CODECS)
 def test_random_damage_never_does_anything_else(name):
     """A short run of `benchmarks/fuzz.py`: every outcome is a payload or a WireError."""
     from benchmarks.fuzz import fuzz
 
     codec, clients = payloads(name)
     raws = [wire.pack(codec, SIZES, payload) for payload, _ in clients]
-    told = fuzz(codec, SIZES, raws, cases=400, seed=0)
-    assert told["refused"] + told["read"] == 400
-    assert told["refused"] > 300
+    told = fuzz(codec, SIZES, raws, cases=100, seed=0)
+    assert told["refused"] + told["read"] == 100
+    assert told["refused"] > 60

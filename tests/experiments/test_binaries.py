@@ -204,10 +204,13 @@ def test_inference_attacks_payloads(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split(",") for line in (tmp_path / "i/inference.csv").read_text().splitlines()]
-    assert rows[0] == ["arm", "share", "bytes", "touched", "history"]
-    # All that is sent was touched; with a pseudo-item each, as much of it as there are others.
-    assert [float(row[3]) for row in rows[1:] if row[1] == "0.0"] == [1.0, 1.0]
-    assert all(float(row[3]) < 1 for row in rows[1:] if row[1] == "1.0")
+    assert rows[0] == ["arm", "share", "rows", "bytes", "touched", "history"]
+    # All that is sent was touched; with a pseudo-item each, as much of it as there are others,
+    # unless they give themselves away.
+    touched = {(row[0], row[1], row[2]): float(row[4]) for row in rows[1:]}
+    for arm in ("rows", "colr:rank=2"):
+        assert touched[arm, "0.0", "none"] == touched[arm, "1.0", "zero"] == 1.0
+        assert touched[arm, "1.0", "mixed"] < 0.7
 
 
 def test_inference_takes_plain_arms():
