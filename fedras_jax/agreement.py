@@ -76,13 +76,13 @@ def policies(
     if codec.max_actions and budget.most_bits is not None and _known(clients):
         before = clients.latency + n_examples / clients.compute
         most = budget.most_bits(clients.up, before)
-        least = least_bits(codec, sizes)
+        needed = least_bits(codec, sizes)
         # A budget that is swept over is a tracer.
-        if _known(most) and np.max(np.where(trained, most, -np.inf)) < least:
-            best = max(0.0, float(np.max(np.where(trained, most, 0))))
+        if _known(most) and trained.any() and np.max(most[trained]) < needed:
+            best = max(0.0, float(np.max(most[trained])))
             raise SpecError(
                 f"the budget lets no client send a single action: codec {codec.name} needs "
-                f"{-(-least // 8)} bytes for one with its header, but at most {best / 8:.4g} are "
+                f"{-(-needed // 8)} bytes for one with its header, but at most {best / 8:.4g} are "
                 "granted: grant more seconds or bytes, or choose a codec with smaller actions"
             )
     if arrival.deadline is not None and _known((clients, arrival.deadline)):
