@@ -10,6 +10,7 @@ and any allocation beyond a small multiple of what arrived, is a failure and sho
 import logging
 import tracemalloc
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ CASES = flags.DEFINE_integer("cases", 200_000, "Damaged payloads, over all codec
 SEED = 0
 
 # Settings whose bytes have another form than the codec's defaults.
-FORMS = (
+FORMS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("actions", {"index": "items"}),
     ("actions", {"labels": "entropy", "dtype": "float16"}),
     ("directional", {"labels": "entropy"}),
