@@ -21,24 +21,29 @@ CACHE = flags.DEFINE_string(
     "Folder that keeps compiled programs, 'none' for none; default: the user's cache folder.",
 )
 
+VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
 
 def keep() -> Path | None:
     """Tells JAX where compiled programs are kept; returns the folder, None where none are.
 
-    A folder of the user's own choice must be writable. The default one that is not is left alone,
-    with a line in the log.
+    A folder of the user's own choice, by the flag or the variable, must be writable; an address
+    like gs://... is JAX's to check. The default one that is not writable is left alone, with a line
+    in the log.
 
     Raises:
       SpecError: the folder that was asked for can't be made or written to.
     """
     import jax
 
-    asked = CACHE.value
+    asked, by = CACHE.value, "--compilation_cache"
     if asked == "none":
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    if asked is None and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if asked is None and os.environ.get(VARIABLE):
+        asked, by = os.environ[VARIABLE], VARIABLE
+        if "://" in asked:
+            return Path(asked)
     folder = None
     try:
         folder = default_folder() if asked is None else Path(asked).expanduser()
@@ -47,7 +52,7 @@ def keep() -> Path | None:
     except (OSError, RuntimeError):  # the latter where there is no home
         writable = False
     if not writable and asked is not None:
-        raise SpecError(f"--compilation_cache={asked}: not a folder that can be written to")
+        raise SpecError(f"{by}={asked}: not a folder that can be written to")
     if not writable or folder is None:
         logging.info("%s can't be written to: programs are compiled anew each time", folder)
         return None

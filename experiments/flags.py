@@ -95,7 +95,8 @@ CHUNK_SIZE = flags.DEFINE_integer("chunk_size", None, "Clients at once; default:
 DEVICES = flags.DEFINE_integer(
     "devices",
     None,
-    "Devices of a process that share a cohort; default: all, on CPU one for each core.",
+    "Devices of a process that share a cohort; default: all. On CPU a device is a thread: one for "
+    "each core, or as many as are asked for.",
 )
 PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 CHECKPOINT_EVERY = flags.DEFINE_integer(
@@ -204,7 +205,7 @@ def start_devices() -> Any:
     clients of their own, which beats splitting every small operation.
 
     Raises:
-      SpecError: more devices asked for than there are.
+      SpecError: more devices asked for than there are, which on CPU cannot be: they are threads.
     """
     import jax
 

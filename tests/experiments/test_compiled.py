@@ -46,11 +46,19 @@ def test_a_folder_of_ones_own(keep, tmp_path):
 
 
 def test_the_environment_comes_before_the_default_and_after_the_flag(keep, tmp_path, monkeypatch):
-    before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "environment"))
     assert keep() == tmp_path / "environment"
-    assert jax.config.jax_compilation_cache_dir == before  # JAX reads the variable itself
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "environment")
     assert keep(str(tmp_path / "flag")) == tmp_path / "flag"
+
+
+def test_a_folder_of_the_environments_must_be_writable_too(keep, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(SpecError, match=r"^JAX_COMPILATION_CACHE_DIR=.*can be written to"):
+        keep()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/cache")
+    assert keep() is not None  # JAX's to check
 
 
 def test_none_keeps_nothing(keep, tmp_path, monkeypatch):
