@@ -160,8 +160,9 @@ def test_ranks_from_a_spread_table_are_those_from_a_whole_one():
 
 
 def test_a_run_on_a_spread_table_is_the_run_and_goes_on_with_a_whole_one(tmp_path):
+    # Without labels: over several rounds a rounding may flip one, and more than rounding differs.
     spec = Spec(
-        dataset="synthetic:40x60", dim=4, cohort_size=9, rounds=4, eval_every=4, codec="actions"
+        dataset="synthetic:40x60", dim=4, cohort_size=9, rounds=4, eval_every=4, codec="rows"
     )
     how = {"workdir": tmp_path, "checkpoint_every": 2}
     mesh = cohort.client_mesh(N)
