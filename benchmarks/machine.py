@@ -49,9 +49,9 @@ def cpu_cores(n: int) -> Need:
     return Need(f"{n} CPU cores", jax.default_backend() == "cpu" and cores() == n)
 
 
-def gpu() -> Need:
-    """A GPU."""
-    return Need("a GPU", on_gpu())
+def gpu(kind: str) -> Need:
+    """A GPU of this kind: what its bars are defined for."""
+    return Need(f"an {kind}", on_gpu() and kind in jax.devices()[0].device_kind)
 
 
 def dataset(name: str, data_dir: str | None) -> Need:

@@ -121,7 +121,7 @@ def main(argv: list[str]) -> None:
         ratio,
         "<=",
         2.5,
-        machine.gpu(),
+        machine.gpu("H200"),
         harness.Need("8 seeds", SEEDS.value == 8),
     )
     title = f"scaling, synthetic {DATA.value}, {COHORT} clients, D=64"
