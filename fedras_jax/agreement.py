@@ -76,10 +76,10 @@ def policies(
     if codec.max_actions and budget.most_bits is not None and _known(clients):
         before = clients.latency + n_examples / clients.compute
         most = budget.most_bits(clients.up, before)
-        needed = least_bits(codec, sizes)
+        needed = bits.least(codec.fields(sizes), sizes)
         # A budget that is swept over is a tracer.
-        if _known(most) and trained.any() and np.max(most[trained]) < needed:
-            best = max(0.0, float(np.max(most[trained])))
+        best = np.max(np.where(trained, most, 0)) if _known(most) else np.inf
+        if trained.any() and best < needed:
             raise SpecError(
                 f"the budget lets no client send a single action: codec {codec.name} needs "
                 f"{-(-needed // 8)} bytes for one with its header, but at most {best / 8:.4g} are "
@@ -95,19 +95,6 @@ def policies(
                 f"a deadline of {arrival.deadline:g} s, but the fastest client needs more than "
                 f"{best:.3g} s to train: nobody would arrive"
             )
-
-
-def least_bits(codec: Codec, sizes: Sizes) -> int:
-    """Bits of the smallest payload with an action: header, action, and what a row takes.
-
-    What the touched set and entropy-coded labels take, which differs, counts as nothing.
-    """
-    entries = {"once": 1, "action": 1, "row": 1, "item": sizes.items}
-    varied = ("set", "entropy", "levels")
-    fixed = [field for field in codec.fields(sizes) if field.dtype not in varied]
-    # A single action needs no label, unless untouched items are told by another one.
-    told = [field for field in fixed if field.dtype != "label" or field.per == "item"]
-    return bits.HEADER_BITS + sum(entries[field.per] * field.bits for field in told)
 
 
 def _known(values: Any) -> bool:

@@ -173,6 +173,18 @@ def by_actions(
     return size
 
 
+def least(fields: Sequence[Field], sizes: Sizes) -> int:
+    """A lower bound on a payload with an action: header, action, and what a row takes.
+
+    What the touched set and entropy-coded labels take, which differs, counts as nothing, and a
+    single action needs no label, unless untouched items are told by another one.
+    """
+    entries = {"once": 1, "action": 1, "row": 1, "item": sizes.items, "set": 0}
+    free = ("label", "entropy", "levels")
+    told = [f for f in fields if f.dtype not in free or (f.dtype == "label" and f.per == "item")]
+    return HEADER_BITS + sum(entries[field.per] * field.bits for field in told)
+
+
 def _count(field: Field, sizes: Sizes, n: Array, k: Array) -> Array | int:
     """Entries of a field that n touched rows and k actions say all about."""
     if field.dtype == "label" and field.per == "item":

@@ -502,7 +502,7 @@ class Budget(NamedTuple):
       needs_error: it looks at `Outlook.error`.
       n_clients: clients that it knows, 0 for any.
       most_bits: (up_bps [U], s [U] that clients are busy with before they send, at least) -> the
-        most bits that each may send; None where the policy has no such bound.
+        most bits that each may send, or one number for all; None where there is no such bound.
     """
 
     allocate: Callable[..., Array]
