@@ -90,27 +90,38 @@ GRIDS = {
 }
 
 # Of `experiments.heterogeneity`. Failures and churn: one client in twenty fails in a round, and
-# three in ten are away, for twenty rounds at a time.
+# three in ten are away, for twenty rounds at a time. A slow uplink beside a fast downlink is where
+# the number of actions matters most.
 CHURN = "failure=0.05,availability=0.7,session=20"
 PRESETS = ("constrained", "mobile", "three_tiers", "broadband")
-SCENARIOS = (*PRESETS, *(f"{name}:{CHURN}" for name in PRESETS))
+SLOW_UPLINK = "homogeneous:up=20e3"
+SCENARIOS = (*PRESETS, *(f"{name}:{CHURN}" for name in PRESETS), SLOW_UPLINK)
 
-# Each arm's own downlink is the public table in 5 bits; the last ones have a dense one.
+# Each arm's own downlink is the public table in 5 bits; where it is not named it is dense.
 _OWN = "spec.snapshot_bits=5"
+_ADAPTIVE = "spec.budget=adaptive"
 _POLICIES = (
     "spec.budget=bandwidth,spec.budget_args.seconds=1.0,spec.budget_args.k_min=4",
     "spec.budget=distortion,spec.budget_args.tolerance=0.05",
     "spec.budget=joint,spec.budget_args.bytes_mean={bytes}",
     "spec.budget=round_time,spec.budget_args.seconds=60.0,spec.budget_args.k_min=4",
     "spec.budget=schedule,spec.budget_args.k=[4,16],spec.budget_args.until=[200]",
-    "spec.budget=adaptive",
+    _ADAPTIVE,
 )
-TIMED = (
-    "dense",
-    *(f"directional:k={k},{_OWN}" for k in (2, 4, 8, 16, 32)),
-    *(f"directional:k=16,{_OWN},{p.format(bytes=750)}" for p in _POLICIES),
-    *(f"actions:k={k},{_OWN}" for k in (2, 4, 8, 16, 32)),
-    *(f"actions:k=16,{_OWN},{p.format(bytes=2500)}" for p in _POLICIES),
-    *("directional:k=16", "directional:k=16,spec.budget=adaptive"),
-    *("actions:k=16", "actions:k=16,spec.budget=adaptive"),
-)
+_FORMS = {"directional": 750, "actions": 2500}  # and the bytes of `joint`
+
+
+def timed(scenario: str) -> tuple[str, ...]:
+    """The arms of one of `SCENARIOS`."""
+    arms = ["dense"]
+    for form, mean in _FORMS.items():
+        if scenario == SLOW_UPLINK:
+            arms += [f"{form}:k={k},{_OWN}" for k in (2, 4, 8, 16)]
+            arms += [f"{form}:k=16,{_OWN},{_ADAPTIVE}"]
+            continue
+        arms += [f"{form}:k={k},{_OWN}" for k in (4, 8, 16)]
+        arms += [f"{form}:k=16,{_OWN},{policy.format(bytes=mean)}" for policy in _POLICIES]
+        arms += [f"{form}:k=16"]
+        if scenario.startswith("constrained"):
+            arms += [f"{form}:k=16,{_ADAPTIVE}"]
+    return tuple(arms)

@@ -8,7 +8,8 @@ A scenario is PROFILE or PROFILE:NAME=VALUE,...; an arm is as in `experiments.pa
 `dense`, dense both ways, is the baseline of every scenario. Runs that `--workdir` already holds are
 loaded. Where training does not depend on how fast devices and networks are, an arm is run in one
 scenario, and re-timed for those others in which the same clients are there and fail
-(`fedras_jax/retiming.py`). Prints and writes, for each scenario, time-to-target, a breakdown of the
+(`fedras_jax/retiming.py`); so is a budget that nobody is too slow for, from the arm without it.
+Prints and writes, for each scenario, time-to-target, a breakdown of the
 clock, who took part by tier, and two plots. `--norun` shows what is there of the arms that it is
 asked for.
 """
@@ -51,8 +52,8 @@ def main(argv: list[str]) -> None:
         flags.no_arguments(argv)
         base = flags.spec_from_flags()
         scenarios = {name: _scenario(base, name) for name in SCENARIO.value or grids.SCENARIOS}
-        names = list(dict.fromkeys([BASELINE, *(arms.ARM.value or grids.TIMED)]))
-        specs = {s: {a: arms.parse(spec, a) for a in names} for s, spec in scenarios.items()}
+        asked = {s: [BASELINE, *(arms.ARM.value or grids.timed(s))] for s in scenarios}
+        specs = {s: {a: arms.parse(scenarios[s], a) for a in names} for s, names in asked.items()}
         seeds = arms.seeds(base.seed)
         if not 0 < TARGET.value <= 1:
             raise SpecError(f"--target must be in (0, 1], not {TARGET.value}")
@@ -71,13 +72,14 @@ def main(argv: list[str]) -> None:
             for scenario, arms_of in specs.items()
             for arm, spec in arms_of.items()
         }
-        of_arms = {
-            arm: {f: s for scenario in scenarios for f, s in places[scenario, arm].items()}
-            for arm in names
-        }
-        lost = _fill_all(of_arms, execute)
+        of_arms: dict[str, dict[Path, Spec]] = {}
+        for (_, arm), here in places.items():
+            of_arms.setdefault(arm, {}).update(here)
+        alike = {arm: next(iter(here.values())) for arm, here in of_arms.items()}
+        tellers = {arm: _tellers(arm, alike) for arm in of_arms}
+        lost = _fill_all(of_arms, tellers, execute)
         for scenario, spec in scenarios.items():
-            mine = {arm: places[scenario, arm] for arm in names}
+            mine = {arm: places[scenario, arm] for arm in specs[scenario]}
             _show(scenario, spec, mine, lost, workdir / report.folder_name(scenario), execute)
 
 
@@ -93,8 +95,27 @@ def _scenario(base: Spec, text: str) -> Spec:
     )
 
 
-def _fill_all(of_arms: Mapping[str, Places], execute: Executor) -> set[Path]:
+def _tellers(arm: str, specs: Mapping[str, Spec]) -> tuple[str, ...]:
+    """The arms whose runs may tell this one's, itself first.
+
+    Args:
+      arm: which.
+      specs: one of each arm's.
+    """
+    wanted = specs[arm]
+    place = {"profile": wanted.profile, "profile_args": wanted.profile_args, "seed": wanted.seed}
+    others = (a for a in specs if a != arm)
+    return (arm, *(a for a in others if retiming.may_tell(specs[a].replace(**place), wanted)))
+
+
+def _fill_all(
+    of_arms: Mapping[str, Places], tellers: Mapping[str, tuple[str, ...]], execute: Executor
+) -> set[Path]:
     """All arms' runs in their folders, as far as they may be run; returns those that diverge.
+
+    Args:
+      of_arms: an arm's runs in all scenarios.
+      tellers: the arms whose runs may tell an arm's, itself first.
 
     Raises:
       DivergedError: the baseline does.
@@ -102,11 +123,15 @@ def _fill_all(of_arms: Mapping[str, Places], execute: Executor) -> set[Path]:
     lost: set[Path] = set()
     plans = {}
     n_there = 0
-    for arm, places in of_arms.items():
+    # An arm that others tell comes after them.
+    order = sorted(of_arms, key=lambda arm: len(tellers[arm]) > 1)
+    for arm in order:
+        places = of_arms[arm]
         stored = {folder: execute.stored(folder, spec) for folder, spec in places.items()}
         lost |= {folder for folder, found in stored.items() if isinstance(found, DivergedError)}
         absent = {f: s for f, s in places.items() if stored[f] is None}
-        plans[arm] = _split(_retimed(absent))
+        others = [s for a in tellers[arm][1:] for s in of_arms[a].values()]
+        plans[arm] = _split(_retimed(absent, tellers[arm]), others)
         n_there += len(places) - sum(map(len, plans[arm]))
     to_run, others = (sum(len(plan[i]) for plan in plans.values()) for i in range(2))
     print(
@@ -117,43 +142,44 @@ def _fill_all(of_arms: Mapping[str, Places], execute: Executor) -> set[Path]:
     started = time.monotonic()
     for arm, (first, rest) in plans.items() if RUN.value else ():
         before = execute.ran
-        lost |= _fill(first, rest, execute)
+        lost |= _fill(first, rest, tellers[arm], execute)
         if flags.PROGRESS.value and execute.ran > before:
             spent = (time.monotonic() - started) / 60
-            left = spent / execute.ran * (to_run - execute.ran)
+            left = spent / execute.ran * max(to_run - execute.ran, 0)
             print(f"{arm}: {spent:.0f} min, some {left:.0f} left", flush=True)
         if arm == BASELINE and lost & set(of_arms[arm]):
             raise DivergedError(f"{BASELINE} diverges, and all others are compared with it")
     return lost
 
 
-def _fill(first: Places, rest: Places, execute: Executor) -> set[Path]:
+def _fill(first: Places, rest: Places, tellers: tuple[str, ...], execute: Executor) -> set[Path]:
     """An arm's runs, and those that they tell; returns those that diverge."""
     found = execute(first)
     lost = {folder for folder, one in found.items() if isinstance(one, DivergedError)}
     # What trains like a run that diverges diverges too.
     spoilt = [first[folder] for folder in lost]
     lost |= {f for f, s in rest.items() if any(retiming.exact(t, s) for t in spoilt)}
-    left = _retimed({f: s for f, s in rest.items() if f not in lost})
-    found = execute(left)  # where the tables of a run do not explain its seconds
+    left = _retimed({f: s for f, s in rest.items() if f not in lost}, tellers)
+    found = execute(left)  # where a run's tables do not explain its seconds, or time is short
     return lost | {folder for folder, one in found.items() if isinstance(one, DivergedError)}
 
 
-def _split(places: Places) -> tuple[Places, Places]:
-    """Runs that none of the others tells, and those that one of these does."""
+def _split(places: Places, others: Sequence[Spec]) -> tuple[Places, Places]:
+    """Runs that nothing else may tell, and those that one of these, or of other arms, may."""
     first: Places = {}
-    others: Places = {}
+    told: Places = {}
     for folder, spec in places.items():
-        told = any(retiming.exact(other, spec) for other in first.values())
-        (others if told else first)[folder] = spec
-    return first, others
+        tellers = (*first.values(), *others)
+        known = any(retiming.may_tell(other, spec) for other in tellers)
+        (told if known else first)[folder] = spec
+    return first, told
 
 
-def _retimed(places: Places) -> Places:
-    """Re-times what a run on disk tells; returns the others."""
+def _retimed(places: Places, tellers: tuple[str, ...]) -> Places:
+    """Re-times what a run of these arms on disk tells; returns the others."""
     left: Places = {}
     for folder, spec in places.items():
-        run = retiming.source(spec, _siblings(folder))
+        run = retiming.source(spec, _siblings(folder, tellers))
         if run is None:
             left[folder] = spec
         else:
@@ -161,11 +187,14 @@ def _retimed(places: Places) -> Places:
     return left
 
 
-def _siblings(folder: Path) -> list[Path]:
-    """The same arm and seed in all scenarios that the results folder holds."""
-    scenario, arm, seed = folder.parts[-3:]
+def _siblings(folder: Path, arms_of: tuple[str, ...]) -> list[Path]:
+    """The same seed of these arms in all scenarios that the results folder holds."""
+    scenario, _, seed = folder.parts[-3:]
     root = folder.parents[2]
-    return sorted(root.glob(f"*/{arm}/{seed}"), key=lambda path: path.parts[-3] != scenario)
+    found = [
+        path for arm in arms_of for path in sorted(root.glob(f"*/{report.folder_name(arm)}/{seed}"))
+    ]
+    return sorted(found, key=lambda path: path.parts[-3] != scenario)
 
 
 def _timed(arm: str, places: Places) -> timing.Timed:

@@ -7,6 +7,10 @@ bit, and the tables of one hold all that the other one's clock needs: whom each 
 many examples each trained, and the sizes of what was sent and published. Jitter, failures and their
 moments are drawn again, at the same addresses. What a client fetches depends on when failures
 stopped it from fetching before, so rounds are replayed in their order.
+
+A budget that grants all actions to whoever has the time for them does look at speeds. Where the
+replay shows that everyone has the time, it trains as no budget at all does, and is re-timed from
+that; where somebody has not, it is not.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,12 +26,14 @@ from fedras_jax import accounting, assembly, cohort, network, registry, results
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.publish import Ledger
 from fedras_jax.spec import Spec
-from fedras_jax.types import Array, Outcome, Profile
+from fedras_jax.types import Array, Codec, Outcome, Outlook, Profile, Sizes
 
 Rows = list[dict[str, Any]]
 
 # Budgets that see neither speeds nor the clock; what is not named here counts as seeing them.
 BLIND = ("fixed", "by_client", "schedule", "distortion", "joint")
+# Budgets that grant the most actions that there is time for, and look at nothing but time.
+PATIENT = ("bandwidth", "round_time")
 # What of a profile training depends on.
 FATE = ("availability", "session", "failure")
 
@@ -80,6 +86,24 @@ def exact(done: Spec, wanted: Spec) -> bool:
     return same and _fate(done) == _fate(wanted)
 
 
+def may_tell(done: Spec, wanted: Spec) -> bool:
+    """Whether a run of one experiment tells all of another one's, if everyone has the time.
+
+    As `exact`, and so is what has no budget of what has a `PATIENT` one.
+    """
+    if wanted.budget not in PATIENT:
+        return exact(done, wanted)
+    numbered = all(
+        field.dtype not in ("entropy", "levels")
+        for field in _codec(done).fields(Sizes(2, done.dim))
+    )  # else a budget sees a bound, and not the size
+    return numbered and exact(done, wanted.replace(budget="fixed", budget_args={}))
+
+
+def _codec(spec: Spec) -> Codec:
+    return registry.build("codec", registry.CODECS, spec.codec, **spec.codec_args)
+
+
 def _fate(spec: Spec) -> list[list[float]]:
     """Who is there and who fails, of some clients: in presets all are alike in that."""
     profile = assembly.profile_of(spec, 64)
@@ -96,6 +120,8 @@ def source(spec: Spec, folders: Iterable[Path]) -> Run | None:
         try:
             run = _read(folder, spec)
             if run is not None and _reproduced(run):
+                if spec.budget in PATIENT:
+                    retime(run, spec)
                 return run
         except (FedrasError, KeyError, TypeError, ValueError, IndexError):
             continue
@@ -107,7 +133,7 @@ def _read(folder: Path, spec: Spec) -> Run | None:
         return None
     summary = results.read_summary(folder)
     done = Spec.from_json(summary["spec"])
-    if "retimed" in summary or not exact(done, spec):
+    if "retimed" in summary or not may_tell(done, spec):
         return None
     if results.read_finished(folder, done) is None:
         return None
@@ -171,17 +197,20 @@ def retime(run: Run, spec: Spec) -> tuple[Rows, dict[str, np.ndarray]]:
       float32's rounding (a byte, in what a failing client had sent).
 
     Raises:
-      ResultsError: other clients fail than those that failed in the run.
+      ResultsError: other clients fail than those that failed in the run, or one has no time for
+        all its actions.
     """
     profile = assembly.profile_of(spec, run.ranks["client"].size)
     assert profile is not None
     happened, place = _happened(run)
     bits = {name: round(8 * run.summary["payload"][f"{name}_bytes"]) for name in _WHOLE}
     numbers = (spec.local_epochs, spec.encode_work, bits["table"], bits["shared"])
-    outcome, synced = jax.tree.map(
+    outcome, synced, before = jax.tree.map(
         np.asarray,
         _replay(np.uint32(spec.seed), profile, happened, *map(np.float32, numbers)),
     )
+    if spec.budget in PATIENT:
+        _all_granted(spec, profile, happened, before)
     if not np.array_equal(outcome.finished[place], run.clients["finished"]):
         raise ResultsError("a run cannot be re-timed on devices of which others would have failed")
     down = _fetched(synced, run.rows, bits["table"], bits["shared"]) * happened.here
@@ -246,7 +275,7 @@ def _happened(run: Run) -> tuple[_Happened, tuple[np.ndarray, np.ndarray]]:
         out[place] = values
         return out
 
-    lossless = registry.build("codec", registry.CODECS, spec.codec, **spec.codec_args).lossless
+    lossless = _codec(spec).lossless
     actions = clients["n_actions"]
     return (
         _Happened(
@@ -262,6 +291,43 @@ def _happened(run: Run) -> tuple[_Happened, tuple[np.ndarray, np.ndarray]]:
     )
 
 
+def _all_granted(spec: Spec, profile: Profile, happened: _Happened, before: np.ndarray) -> None:
+    """That a budget grants everybody all actions, were each number of them as large as all are.
+
+    Args:
+      spec: with the budget.
+      profile: the clients' devices and networks.
+      happened: what they did.
+      before: f32[R, C], what their rounds took before encoding, as they knew it.
+
+    Raises:
+      ResultsError: it does not.
+    """
+    budget = registry.build("budget", registry.BUDGETS, spec.budget, **spec.budget_args)
+    most = _codec(spec).max_actions
+
+    def granted(round_, client, examples, up, seconds):
+        known = network.pace(jax.tree.map(lambda x: jnp.asarray(x)[client], profile))
+        outlook = Outlook(
+            round=round_,
+            client=client,
+            error=None,
+            bits=jnp.full(most + 1, up),
+            seconds=seconds,
+            encode_s=spec.encode_work * examples / known.compute,
+            pace=known,
+        )
+        return budget.allocate(outlook, budget.init())
+
+    at = happened.here & (happened.examples > 0)
+    rounds = np.broadcast_to(happened.round[:, None], at.shape)
+    inputs = (rounds, happened.client, happened.examples, happened.up, before)
+    k = jax.jit(jax.vmap(granted))(*(x[at] for x in inputs))
+    short = int((np.asarray(k) < most).sum())
+    if short:
+        raise ResultsError(f"{short} times {spec.budget} would not have granted all {most} actions")
+
+
 @jax.jit
 def _replay(
     seed: Array,
@@ -271,10 +337,11 @@ def _replay(
     encode_work: Array,
     table: Array,
     shared: Array,
-) -> tuple[Outcome, Array]:
-    """How every client's rounds end, and the round whose public table it held before: [R, C].
+) -> tuple[Outcome, Array, Array]:
+    """How a round ends for every client, whose public table it held, and seconds: [R, C].
 
-    As in a round of training (`rounds`), without the training.
+    The seconds are those of its round before encoding, as it knew them. All as in a round of
+    training (`rounds`), without the training.
 
     Args:
       seed: of the run.
@@ -287,25 +354,28 @@ def _replay(
     def one(inputs):
         round_, client, examples, encoded, up, owed, device = inputs
         pace, draws = network.chance(seed, round_, client, device)
+        known = network.pace(device)
         down = jnp.where(owed > 0, owed + shared, 0)
         encoding = encode_work * examples * encoded
         phases = network.phases(pace, down, examples * epochs, encoding, up)
+        before = network.phases(known, down, examples * epochs, jnp.zeros(()), jnp.zeros(()))
         outcome = network.outcome(draws, device.failure, phases)
         # Who has nothing to train on fetches the table, and that is all.
         zero, one = jnp.zeros(()), jnp.ones(())
         idle = Outcome(zero, jnp.zeros_like(phases), one > 0, one, one)
-        return jax.tree.map(lambda x, y: jnp.where(examples > 0, x, y), outcome, idle)
+        ended = jax.tree.map(lambda x, y: jnp.where(examples > 0, x, y), outcome, idle)
+        return ended, before.sum()
 
     def round_(state, x: _Happened):
         owed, last_sync = state
         device, due, synced = jax.tree.map(lambda a: a[x.client], (profile, owed, last_sync))
         slots = jnp.full_like(x.client, x.round)
         inputs = (slots, x.client, x.examples, x.encoded, x.up, due, device)
-        outcome = cohort.map_clients(one, inputs, chunk=x.client.shape[0])
+        outcome, before = cohort.map_clients(one, inputs, chunk=x.client.shape[0])
         holds = jnp.where(x.here & (outcome.share_down >= 1), x.client, owed.shape[0])
         owed = jnp.minimum(owed.at[holds].set(0, mode="drop") + x.published, table)
         last_sync = last_sync.at[holds].set(x.round, mode="drop")
-        return (owed, last_sync), (outcome, jnp.where(x.here, synced, x.round))
+        return (owed, last_sync), (outcome, jnp.where(x.here, synced, x.round), before)
 
     profile = jax.tree.map(jnp.asarray, profile)
     n_clients = profile.compute.shape[0]

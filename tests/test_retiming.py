@@ -54,6 +54,29 @@ def runs(tmp_path_factory):
     return folders
 
 
+# Budgets that all have the time for on `mobile`, and the slow tiers of `constrained` have not.
+PATIENT = {"bandwidth": {"seconds": 0.05}, "round_time": {"seconds": 1.0}}
+FIXED = BASE.replace(budget="fixed", budget_args={}, profile="constrained", profile_args=CHURN)
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    """A run without a budget on slow devices, and one with each of these on fast ones."""
+    root = tmp_path_factory.mktemp("patient")
+    specs = {"fixed": FIXED} | {
+        name: FIXED.replace(budget=name, budget_args=args, profile="mobile")
+        for name, args in PATIENT.items()
+    }
+    for name, spec in specs.items():
+        run_group(
+            [spec],
+            workdirs=[root / name],
+            mesh=cohort.client_mesh(1),
+            options=Options(log_clients=True, keep_states=False),
+        )
+    return {name: (spec, root / name) for name, spec in specs.items()}
+
+
 def rows_of(folder):
     return results.rows_in(results.read_log(folder, "rounds"))
 
@@ -92,6 +115,43 @@ def test_a_retimed_run_is_the_run(runs, tmp_path, to, fails):
     assert (~log["finished"]).any() == fails
     ranks, truth = (results.read_columns(f / "ranks.parquet") for f in (tmp_path, real))
     assert {k: v.tolist() for k, v in ranks.items()} == {k: v.tolist() for k, v in truth.items()}
+
+
+@pytest.mark.parametrize("name", sorted(PATIENT))
+def test_who_has_the_time_needs_no_budget(patient, tmp_path, name):
+    spec, real = patient[name]
+    source = retiming.source(spec, [patient["fixed"][1]])
+    retiming.write(source, spec, tmp_path)
+    assert results.read_summary(tmp_path)["retimed"]["profile"] == "constrained"
+    rows, expected = rows_of(tmp_path), rows_of(real)
+    for found, row in zip(rows, expected, strict=True):
+        assert found["n_actions"] == row["n_actions"]
+        # Another program: sums in float32 may come in another order.
+        for field in ("seconds", "clock_s", "loss", "distortion"):
+            np.testing.assert_allclose(found[field], row[field], rtol=1e-4, err_msg=field)
+        assert abs(found["up_bytes"] - row["up_bytes"]) <= row["failed"]
+    ranks, truth = (results.read_columns(f / "ranks.parquet") for f in (tmp_path, real))
+    np.testing.assert_array_equal(ranks["rank"], truth["rank"])
+
+
+@pytest.mark.parametrize("name", sorted(PATIENT))
+def test_where_somebody_has_not_the_time_it_is_run(patient, name):
+    slow = FIXED.replace(budget=name, budget_args=PATIENT[name])
+    assert retiming.may_tell(FIXED, slow)
+    assert retiming.source(slow, [patient["fixed"][1]]) is None
+    rich = slow.replace(budget_args={"seconds": 1e4})
+    assert retiming.source(rich, [patient["fixed"][1]]) is not None
+    # What a budget may have cut short is no source, even where it has not.
+    there = patient[name]
+    assert not retiming.may_tell(there[0], there[0].replace(profile="wifi"))
+    assert retiming.source(FIXED, [there[1]]) is None
+
+
+def test_sizes_that_a_budget_only_knows_a_bound_of_are_not_retimed():
+    coded = FIXED.replace(codec_args={"k": 4, "labels": "entropy"})
+    assert not retiming.may_tell(
+        coded, coded.replace(budget="bandwidth", budget_args={"seconds": 9.0})
+    )
 
 
 def test_scenarios_differ_in_time_and_in_what_failures_leave(runs):
