@@ -21,10 +21,12 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.machine import Need
+from fedras_jax import heap
 
 
 def all_cores() -> None:
-    """Give every core a CPU device of its own, as the experiment binaries do, and log little."""
+    """What the experiment binaries do: a CPU device a core, pages kept, and little logged."""
+    heap.keep_pages()
     logging.getLogger().setLevel(logging.WARNING)
     for chatty in ("jax", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

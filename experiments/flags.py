@@ -209,9 +209,10 @@ def start_devices() -> Any:
     """
     import jax
 
-    from fedras_jax import cohort
+    from fedras_jax import cohort, heap
 
     quiet()
+    heap.keep_pages()
     compiled.keep()
     asked = DEVICES.value
     if asked is not None and asked < 1:

@@ -13,6 +13,7 @@ replay shows that everyone has the time, it trains as no budget at all does, and
 that; where somebody has not, it is not.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -322,7 +323,7 @@ def _all_granted(spec: Spec, profile: Profile, happened: _Happened, before: np.n
     at = happened.here & (happened.examples > 0)
     rounds = np.broadcast_to(happened.round[:, None], at.shape)
     inputs = (rounds, happened.client, happened.examples, happened.up, before)
-    k = jax.jit(jax.vmap(granted))(*(x[at] for x in inputs))
+    k = jax.jit(functools.partial(cohort.map_at_once, granted))(*(x[at] for x in inputs))
     short = int((np.asarray(k) < most).sum())
     if short:
         raise ResultsError(f"{short} times {spec.budget} would not have granted all {most} actions")

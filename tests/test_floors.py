@@ -42,6 +42,7 @@ FLOORS = [
         "record",
         "recommend",
         "axes",
+        "heap",
         "memory",
         "engines",
         "sweeps",

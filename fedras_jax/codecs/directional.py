@@ -113,9 +113,10 @@ def directional(
     def decode(ctx, payload) -> ItemDelta:
         del ctx
         data = payload.data
-        level = data["level"].astype(jnp.float32)[data["label"]]
-        basis = data["direction"].astype(jnp.float32)
-        row = level * basis if rank == 1 else jnp.dot(level, basis, precision=kmeans.PRECISION)
+        level, basis = (data[name].astype(jnp.float32) for name in ("level", "direction"))
+        # Whole rows are looked up: looking up levels would be done for every entry of a row.
+        action = level * basis if rank == 1 else jnp.dot(level, basis, precision=kmeans.PRECISION)
+        row = action[data["label"]]
         return ItemDelta(data["item"], jnp.where(data["mask"][:, None], row, 0), data["mask"])
 
     return Codec("directional", fields, lambda sizes: (), prepare, encode, decode, max_actions=k)

@@ -1,0 +1,25 @@
+"""What the C library does with memory that is given back to it."""
+
+import ctypes
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_pages() -> bool:
+    """Keep freed memory for the next call instead of handing it to the system at once.
+
+    A compiled program gets its buffers from malloc. By default glibc maps every large one anew and
+    unmaps it when it is freed, so each call takes a page fault for every 4 KiB, and the threads of
+    all devices wait for each other in the system. The price: a process stays as large as it ever
+    was. Binaries call this; it holds for the whole process, so a program that uses the library as
+    one of several may not want to.
+
+    Returns:
+      Whether it is done: only glibc can be told so, and elsewhere nothing changes.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no such function, or no such library
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
