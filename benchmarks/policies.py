@@ -2,14 +2,15 @@
 
     python -m benchmarks.policies --dataset=ml-1m --data_dir=DATA_DIR
 
-A ratio below 1 is slower than synchronous rounds in which no time passes.
+A ratio below 1 is slower than synchronous rounds in which no time passes. Two bars a codec: what
+an arrival policy may cost, and what devices, networks and an adaptive budget may.
 """
 
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import contestants, harness
+from benchmarks import contestants, harness, machine
 from fedras_jax.assembly import split_of
 from fedras_jax.spec import Spec
 
@@ -34,6 +35,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mobile, adaptive": {**PHONES, "budget": "adaptive"},
 }
 
+# A round's cost must not depend on the arrival policy by more than this.
+SPREAD = 1.3
+
+
+def bars_of(codec: str, seconds: dict[str, float]) -> list[harness.Bar]:
+    """Policies against each other, and `mobile` with the default budget against homogeneous."""
+    arrivals = [
+        seconds[name]
+        for name, fields in VARIANTS.items()
+        if fields.get("profile") == "mobile" and "budget" not in fields
+    ]
+    where = (machine.cpu_cores(2), harness.Need("ml-1m", DATASET.value == "ml-1m"))
+    homogeneous = seconds["homogeneous, synchronous"]
+    mine = seconds.get("mobile, adaptive", seconds["mobile, synchronous"])
+    return [
+        harness.bar(
+            f"slowest arrival policy over the fastest, {codec}",
+            max(arrivals) / min(arrivals),
+            "<=",
+            SPREAD,
+            *where,
+        ),
+        harness.bar(f"mobile over homogeneous, {codec}", homogeneous / mine, ">=", 0.8, *where),
+    ]
+
 
 def main(argv: list[str]) -> None:
     del argv
@@ -41,6 +67,7 @@ def main(argv: list[str]) -> None:
     base = Spec(dataset=DATASET.value)
     split = split_of(base, data_dir=DATA_DIR.value)
     figures = {}
+    bars: list[harness.Bar] = []
     for codec in CODECS.value:
         runs = {}
         for name, fields in VARIANTS.items():
@@ -58,7 +85,9 @@ def main(argv: list[str]) -> None:
         figures[f"{codec}, {next(iter(seconds))}, clients/s"] = n / plain
         for name, s in seconds.items():
             figures[f"{codec}, {name}, ratio"] = plain / s
-    harness.report(f"policies on {split.name}: {base.cohort_size} clients", figures, JSON.value)
+        bars += bars_of(codec, seconds)
+    title = f"policies on {split.name}: {base.cohort_size} clients"
+    harness.report(title, figures, JSON.value, bars=bars)
 
 
 if __name__ == "__main__":

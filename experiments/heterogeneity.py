@@ -130,8 +130,8 @@ def _fill_all(
         stored = {folder: execute.stored(folder, spec) for folder, spec in places.items()}
         lost |= {folder for folder, found in stored.items() if isinstance(found, DivergedError)}
         absent = {f: s for f, s in places.items() if stored[f] is None}
-        others = [s for a in tellers[arm][1:] for s in of_arms[a].values()]
-        plans[arm] = _split(_retimed(absent, tellers[arm]), others)
+        elsewhere = [s for a in tellers[arm][1:] for s in of_arms[a].values()]
+        plans[arm] = _split(_retimed(absent, tellers[arm]), elsewhere)
         n_there += len(places) - sum(map(len, plans[arm]))
     to_run, others = (sum(len(plan[i]) for plan in plans.values()) for i in range(2))
     print(

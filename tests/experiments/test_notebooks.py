@@ -10,7 +10,7 @@ pytest.importorskip("ipykernel", reason="the extra 'dev' is not installed")
 FOLDER = Path(__file__).parents[2] / "experiments/colab"
 # What the cell of parameters is followed by, and how many pictures are drawn.
 SHORT = {
-    "fedras_jax.ipynb": ("ROUNDS, SEEDS, ACTIONS = 2, 2, [4]", 2),
+    "fedras_jax.ipynb": ("ROUNDS, SEEDS, ACTIONS = 2, 1, [4]", 2),
     "extend.ipynb": ("ROUNDS = 5", 3),
 }
 
