@@ -100,9 +100,10 @@ SCENARIOS = (*PRESETS, *(f"{name}:{CHURN}" for name in PRESETS), SLOW_UPLINK)
 # Each arm's own downlink is the public table in 5 bits; where it is not named it is dense.
 _OWN = "spec.snapshot_bits=5"
 _ADAPTIVE = "spec.budget=adaptive"
+_DISTORTION = "spec.budget=distortion,spec.budget_args.tolerance=0.05"
 _POLICIES = (
     "spec.budget=bandwidth,spec.budget_args.seconds=1.0,spec.budget_args.k_min=4",
-    "spec.budget=distortion,spec.budget_args.tolerance=0.05",
+    _DISTORTION,
     "spec.budget=joint,spec.budget_args.bytes_mean={bytes}",
     "spec.budget=round_time,spec.budget_args.seconds=60.0,spec.budget_args.k_min=4",
     "spec.budget=schedule,spec.budget_args.k=[4,16],spec.budget_args.until=[200]",
@@ -117,7 +118,7 @@ def timed(scenario: str) -> tuple[str, ...]:
     for form, mean in _FORMS.items():
         if scenario == SLOW_UPLINK:
             arms += [f"{form}:k={k},{_OWN}" for k in (2, 4, 8, 16)]
-            arms += [f"{form}:k=16,{_OWN},{_ADAPTIVE}"]
+            arms += [f"{form}:k=16,{_OWN},{policy}" for policy in (_DISTORTION, _ADAPTIVE)]
             continue
         arms += [f"{form}:k={k},{_OWN}" for k in (4, 8, 16)]
         arms += [f"{form}:k=16,{_OWN},{policy.format(bytes=mean)}" for policy in _POLICIES]

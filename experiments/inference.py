@@ -1,6 +1,6 @@
 """What the server can infer from payloads, with and without pseudo-items.
 
-    python -m experiments.inference --rounds=300 --shares=0,0.5,1,2
+    python -m experiments.inference --rounds=300 --shares=0,1,2 --clients=40
 
 Trains with dense payloads for `--rounds` rounds, then takes payloads of `--clients` clients, as the
 wire would carry them, and attacks them twice:

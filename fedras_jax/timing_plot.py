@@ -163,6 +163,7 @@ def _dots(panels: Any, names: Sequence[str], by_tier: Sequence[Mapping[str, Any]
         title="Drawn (rings) and counted (dots)",
     )
     quality.set(xlabel="HR@10, difference to dense", title="Quality")
+    quality.locator_params(axis="x", nbins=4)
     return handles
 
 
