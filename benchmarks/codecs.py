@@ -25,6 +25,7 @@ CLIENTS = flags.DEFINE_integer("clients", 256, "Clients in a call.")
 TURNS = flags.DEFINE_integer("turns", 5, "Turns; medians are reported.")
 CODECS = flags.DEFINE_list("codecs", None, "Codecs; default: all.")
 ALONE = flags.DEFINE_list("alone", ["directional", "actions"], "Codecs run by the client, too.")
+KEEP = flags.DEFINE_bool("keep_pages", True, "Keep freed memory, as the experiment binaries do.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 SIZES = Sizes(items=3706, dim=64)
@@ -68,7 +69,7 @@ def work() -> harness.Work:
 
 def main(argv: list[str]) -> None:
     del argv
-    harness.all_cores()
+    harness.all_cores(keep_pages=KEEP.value)
     mesh = contestants.mesh()
     some = deltas(CLIENTS.value)
     keys = jax.random.split(jax.random.key(0), CLIENTS.value)

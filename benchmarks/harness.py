@@ -24,9 +24,10 @@ from benchmarks.machine import Need
 from fedras_jax import heap
 
 
-def all_cores() -> None:
+def all_cores(*, keep_pages: bool = True) -> None:
     """What the experiment binaries do: a CPU device a core, pages kept, and little logged."""
-    heap.keep_pages()
+    if keep_pages:
+        heap.keep_pages()
     logging.getLogger().setLevel(logging.WARNING)
     for chatty in ("jax", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
