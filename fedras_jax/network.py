@@ -24,9 +24,9 @@ from fedras_jax.types import Array, Outcome, Pace, Profile
 
 PHASES = ("latency", "download", "train", "encode", "upload")
 
-# Examples whose training takes as long as encoding one row with one action: the 0.22 ms by which
-# full-row actions are slower than dense, for 830 rows and 16 actions, against the 0.13 ms of dense
-# training for 2 epochs (`benchmarks/round.py`, 2 cores).
+# Examples whose training takes as long as encoding one row with one action. `benchmarks/round.py`
+# gives 0.20 to 0.25 (2 cores): 0.4 ms by which full-row actions are slower than dense, for 830 rows
+# and 16 actions, against the 0.2 ms of dense rounds for 2 epochs of as many examples.
 ENCODE_WORK = 0.2
 
 
