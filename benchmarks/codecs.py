@@ -25,7 +25,7 @@ CLIENTS = flags.DEFINE_integer("clients", 256, "Clients in a call.")
 TURNS = flags.DEFINE_integer("turns", 5, "Turns; medians are reported.")
 CODECS = flags.DEFINE_list("codecs", None, "Codecs; default: all.")
 ALONE = flags.DEFINE_list("alone", ["directional", "actions"], "Codecs run by the client, too.")
-KEEP = flags.DEFINE_bool("keep_pages", True, "Keep freed memory, as the experiment binaries do.")
+KEEP = flags.DEFINE_bool("keep_pages", True, "Keep freed memory: `fedras_jax.heap`.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 SIZES = Sizes(items=3706, dim=64)

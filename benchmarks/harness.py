@@ -25,7 +25,7 @@ from fedras_jax import heap
 
 
 def all_cores(*, keep_pages: bool = True) -> None:
-    """What the experiment binaries do: a CPU device a core, pages kept, and little logged."""
+    """A CPU device a core and little logged, as the binaries do it, and pages kept."""
     if keep_pages:
         heap.keep_pages()
     logging.getLogger().setLevel(logging.WARNING)

@@ -209,10 +209,9 @@ def start_devices() -> Any:
     """
     import jax
 
-    from fedras_jax import cohort, heap
+    from fedras_jax import cohort
 
     quiet()
-    heap.keep_pages()
     compiled.keep()
     asked = DEVICES.value
     if asked is not None and asked < 1:

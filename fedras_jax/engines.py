@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fedras_jax import heap, results
+from fedras_jax import results
 from fedras_jax.errors import DivergedError, FedrasError, SpecError, StoppedError
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept
@@ -230,7 +230,6 @@ def _in_a_process(task: Task, options: Options, cpus: int, gpus: float) -> Done:
 
     with contextlib.suppress(RuntimeError):  # devices that are there already stay
         jax.config.update("jax_num_cpu_devices", cpus)
-    heap.keep_pages()
     logging.getLogger("jax").setLevel(logging.WARNING)
     return work(task, options)
 
