@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
 from benchmarks import harness
 from fedras_jax import cohort
-from fedras_jax.assembly import assemble, ranking, split_of
+from fedras_jax.assembly import assemble, held_out, ranking, split_of
 from fedras_jax.data import Split
 from fedras_jax.spec import Spec
-from fedras_jax.types import FedState
+from fedras_jax.types import Array, FedState
 
 DATASET = flags.DEFINE_string("dataset", "ml-latest-small-2016", "As in Spec.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets lie.")
@@ -54,9 +55,9 @@ def in_numpy(split: Split, state: FedState, clients: int) -> Callable[[], np.nda
     return lambda: np.array([rank(who) if split.test[who] >= 0 else 0 for who in range(clients)])
 
 
-def on_device(rank: Callable[[FedState], Any], state: FedState) -> Any:
+def on_device(rank: Callable[[FedState, Array], Any], state: FedState, target: Array) -> Any:
     """Ranks of all clients."""
-    return jax.block_until_ready(rank(state))
+    return jax.block_until_ready(rank(state, target))
 
 
 def work(split: Split) -> harness.Work:
@@ -93,9 +94,10 @@ def main(argv: list[str]) -> None:
         split = split_of(spec, data_dir=DATA_DIR.value)
         model, algorithm, _ = assemble(spec, split)
         state = jax.jit(algorithm.init)()
-        rank = jax.jit(ranking(spec, split, model))
+        rank = jax.jit(ranking(split, model))
+        target = jnp.asarray(held_out(spec, split))
         few = min(LOOP_CLIENTS.value, split.n_clients)
-        runs[name] = functools.partial(on_device, rank, state)
+        runs[name] = functools.partial(on_device, rank, state, target)
         loop = runs[f"{name}, numpy loop"] = in_numpy(split, state, few)
         same = np.asarray(runs[name]())[:few] == loop()
         figures[f"{name}: share of ranks equal to numpy's"] = float(same.mean())

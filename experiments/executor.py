@@ -32,6 +32,7 @@ class Executor:
     def __init__(self, *, log_clients: bool = False) -> None:
         """Nothing is run yet."""
         self.ran, self._log_clients = 0, log_clients
+        self._kept = Kept()
         flags.start_devices()
 
     def __call__(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
@@ -42,9 +43,8 @@ class Executor:
             if stored is not None:
                 done[folder] = stored
         left = [(folder, spec) for folder, spec in specs.items() if folder not in done]
-        kept = Kept()
         for i in range(0, len(left), AT_ONCE):
-            done |= self._run(dict(left[i : i + AT_ONCE]), kept)
+            done |= self._run(dict(left[i : i + AT_ONCE]))
         return done
 
     def stored(self, folder: Path, spec: Spec) -> Outcome | DivergedError | None:
@@ -63,7 +63,7 @@ class Executor:
         own = Spec.from_json(results.read_json(folder / "spec.json"))
         return DivergedError(diverged.message) if own.digest() == spec.digest() else None
 
-    def _run(self, specs: Mapping[Path, Spec], kept: Kept) -> dict[Path, Outcome | DivergedError]:
+    def _run(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
         # Not resumable within an arm: an arm takes minutes, and what is done is not run again.
         options = Options(
             **flags.options_from_flags(
@@ -74,7 +74,9 @@ class Executor:
             )
         )
         self.ran += len(specs)
-        found = run_group(list(specs.values()), workdirs=list(specs), options=options, kept=kept)
+        found = run_group(
+            list(specs.values()), workdirs=list(specs), options=options, kept=self._kept
+        )
         jax.clear_caches()  # in memory: a grid has too many programs to keep
         return {
             folder: one if isinstance(one, DivergedError) else (one.summary, one.ranks)

@@ -55,7 +55,7 @@ def arguments(spec: Spec, n_clients: int) -> Arguments:
 def program(spec: Spec) -> str:
     """All that a compiled program depends on: equal texts share one."""
     fields = spec.to_json()
-    for path in ("seed", *_numbers(spec)):
+    for path in ("seed", "evaluate_on", *_numbers(spec)):
         name, _, entry = path.partition(".")
         if entry:
             fields[name].pop(entry, None)
@@ -238,35 +238,31 @@ def local_training(
     return client.autodiff(model, optimizer, **static)
 
 
-def ranking(spec: Spec, split: Split, model: RecModel) -> Callable[[FedState], Array]:
-    """State -> ranks of the held-out items, all clients.
+def held_out(spec: Spec, split: Split) -> np.ndarray:
+    """The items that clients are evaluated on, i32[U], -1 for none.
 
     Raises:
-      SpecError: there is no held-out item.
+      SpecError: there is none at all.
     """
-    held_out = split.test if spec.evaluate_on == "test" else split.valid
-    if not (held_out >= 0).any():
+    items = split.test if spec.evaluate_on == "test" else split.valid
+    if not (items >= 0).any():
         raise SpecError(
             f"{split.name}: no client has a {spec.evaluate_on} item, so there is nothing to "
             "evaluate: every client has too few interactions"
         )
-    target = jnp.asarray(held_out, jnp.int32)
-    if split.candidates is not None:
-        candidates = jnp.asarray(split.candidates, jnp.int32)
+    return np.asarray(items, np.int32)
 
-        def ranks(state):
-            return evaluate.sampled_ranks(
-                model, state.public, state.shared, state.clients, target, candidates
-            )
 
-        return ranks
+def ranking(split: Split, model: RecModel) -> Callable[[FedState, Array], Array]:
+    """(state, held-out items i32[U]) -> their ranks, all clients."""
+    sampled = split.candidates is not None
+    ranks = evaluate.sampled_ranks if sampled else evaluate.full_ranks
+    others = jnp.asarray(split.candidates if sampled else _padded_histories(split), jnp.int32)
 
-    seen = jnp.asarray(_padded_histories(split), jnp.int32)
+    def of(state, target):
+        return ranks(model, state.public, state.shared, state.clients, target, others)
 
-    def full(state):
-        return evaluate.full_ranks(model, state.public, state.shared, state.clients, target, seen)
-
-    return full
+    return of
 
 
 def _transform(name: str, **args: Any) -> Any:

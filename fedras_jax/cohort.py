@@ -30,17 +30,21 @@ MANY_EXAMPLES = 1_000_000
 
 
 class Layout(NamedTuple):
-    """What of a fold is spread over a mesh. Its clients, and `add`, may then talk across devices.
+    """How a fold lies on a mesh; by default devices read the same, and their sums are added.
 
     Attributes:
       broadcast: partitions of what clients read, a prefix of that tree.
-      acc: partitions of the accumulator, a prefix of it.
+      zero: partitions of the accumulator at first, a prefix of it.
+      acc: the same at the end.
       merge: a device's accumulator -> what it holds of all devices'.
+      in_step: all devices run equally many chunks, so that clients and `add` may talk across them.
     """
 
-    broadcast: PyTree
-    acc: PyTree
-    merge: Callable[[PyTree], PyTree]
+    broadcast: PyTree = PartitionSpec()
+    zero: PyTree = PartitionSpec()
+    acc: PyTree = PartitionSpec()
+    merge: Callable[[PyTree], PyTree] = lambda acc: jax.lax.psum(acc, AXIS)
+    in_step: bool = False
 
 
 def default_chunk() -> int:
@@ -102,6 +106,29 @@ def chunk_sizes(widths: tuple[int, ...], chunk: int) -> tuple[int, ...]:
     return tuple(max(1, chunk * widths[0] // width) for width in widths)
 
 
+def homes(length: Int[Array, " c"], mesh: Mesh | None) -> Int[Array, " c"]:
+    """The device of the mesh, i32[C], that `fold_clients` runs each client of a cohort on."""
+    n_devices = 1 if mesh is None else mesh.devices.size
+    hand = _deal(length, n_devices)
+    device = jnp.broadcast_to(jnp.arange(n_devices, dtype=jnp.int32)[:, None], hand.shape)
+    return jnp.zeros(length.shape, jnp.int32).at[hand].set(device, mode="drop")
+
+
+def _deal(
+    length: Int[Array, " c"], n_devices: int, home: Int[Array, " c"] | None = None
+) -> Int[Array, "n s"]:
+    """Which clients each device runs, the longest first; C where a slot is nobody's."""
+    n = length.shape[0]
+    if home is not None:
+        device = jnp.arange(n_devices)[:, None]
+        order = jnp.argsort(jnp.where(home == device, -length, 1), axis=1, stable=True)
+        return jnp.where(home[order] == device, order, n)
+    share = -(-n // n_devices)
+    order = jnp.argsort(-length, stable=True)
+    order = jnp.pad(order, (0, share * n_devices - n), constant_values=n)
+    return order.reshape(share, n_devices).T
+
+
 def fold_clients(
     client: Callable[..., tuple[PyTree, PyTree]],
     add: Callable[[PyTree, PyTree], PyTree],
@@ -114,6 +141,8 @@ def fold_clients(
     chunk: int,
     mesh: Mesh | None = None,
     layout: Layout | None = None,
+    home: Int[Array, " c"] | None = None,
+    load: Callable[[int, PyTree, PyTree], PyTree] | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run `client` on every client of a cohort, fold what it sends, collect what it keeps.
 
@@ -130,6 +159,9 @@ def fold_clients(
       mesh: devices to share the clients; one device when None.
       layout: what of it is spread over the mesh; by default every device reads all of `broadcast`
         and sums up an accumulator of its own, and these are added.
+      home: the device of each client; dealt so that all have equally long ones when None.
+      load: (width, broadcast, inputs of a chunk) -> inputs of a chunk as `client` sees them, for
+        what is read in one go for all of a chunk.
 
     Returns:
       The accumulator over all clients, and `kept` with leading axis C in the order of `inputs`
@@ -137,46 +169,44 @@ def fold_clients(
     """
     n = length.shape[0]
     n_devices = 1 if mesh is None else mesh.devices.size
-    share = -(-n // n_devices)
+    layout = layout or Layout()
+    hand = _deal(length, n_devices, home)
+    share = hand.shape[1]
     # A chunk may reach beyond the last client by all but one of its slots.
-    slots = share + min(chunk, share) - 1
-    order = jnp.argsort(-length, stable=True)
+    chunk = min(chunk, share)
+    hand = jnp.pad(hand, [(0, 0), (0, chunk - 1)], constant_values=n)
 
     def deal(x):
-        """[C, ...] -> [devices, slots, ...], the longest clients first on each device."""
-        x = jnp.pad(x[order], [(0, share * n_devices - n)] + [(0, 0)] * (x.ndim - 1))
-        x = x.reshape(share, n_devices, *x.shape[1:]).swapaxes(0, 1)
-        return jnp.pad(x, [(0, 0), (0, slots - share)] + [(0, 0)] * (x.ndim - 2))
+        """[C, ...] -> [devices, slots, ...]"""
+        return x.at[hand].get(mode="fill", fill_value=0)
 
     def collect(x):
-        x = x[:, :share].swapaxes(0, 1).reshape(share * n_devices, *x.shape[2:])[:n]
-        return jnp.zeros_like(x).at[order].set(x, unique_indices=True)
+        return jnp.zeros((n, *x.shape[2:]), x.dtype).at[hand].set(x, mode="drop")
 
-    def on_device(broadcast, inputs, length):
+    def on_device(zero, broadcast, inputs, length):
         inputs, length = jax.tree.map(lambda x: x[0], (inputs, length))
+        in_step = mesh is not None and layout.in_step
         acc, kept = _fold_chunks(
-            client, add, zero, broadcast, inputs, length, widths, min(chunk, share), in_step
+            client, add, load, zero, broadcast, inputs, length, widths, chunk, in_step
         )
         if mesh is not None:
-            acc = jax.lax.psum(acc, AXIS) if layout is None else layout.merge(acc)
+            acc = layout.merge(acc)
         return acc, jax.tree.map(lambda x: x[None], kept)
 
-    in_step = mesh is not None and layout is not None
     if mesh is not None:
-        split, whole = PartitionSpec(AXIS), PartitionSpec()
-        read, summed = (whole, whole) if layout is None else (layout.broadcast, layout.acc)
+        split = PartitionSpec(AXIS)
         on_device = jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(read, split, split),
-            out_specs=(summed, split),
+            in_specs=(layout.zero, layout.broadcast, split, split),
+            out_specs=(layout.acc, split),
             check_vma=False,  # loop carries start replicated and become per-device
         )
-    acc, kept = on_device(broadcast, jax.tree.map(deal, inputs), deal(length))
+    acc, kept = on_device(zero, broadcast, jax.tree.map(deal, inputs), deal(length))
     return acc, jax.tree.map(collect, kept)
 
 
-def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk, in_step):
+def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chunk, in_step):
     """`fold_clients` on one device: leading axes are slots, longest first.
 
     In step, all devices run as many chunks of a width as the one that needs the most.
@@ -184,6 +214,8 @@ def _fold_chunks(client, add, zero, broadcast, inputs, length, widths, chunk, in
 
     def run(width, start, size):
         some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)
+        if load is not None:
+            some = load(width, broadcast, some)
         return jax.vmap(lambda one: client(width, broadcast, one))(some)
 
     shapes = jax.eval_shape(lambda: run(widths[0], 0, 1)[1])

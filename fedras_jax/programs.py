@@ -1,5 +1,6 @@
 """The compiled programs of a group of runs, and what a process keeps of them for its next group."""
 
+import dataclasses
 import functools
 import os
 import time
@@ -11,15 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedras_jax import assembly, cohort, hosts, shards
+from fedras_jax import assembly, cohort, flight, hosts, shards
 from fedras_jax.data import Interactions, Split
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
-from fedras_jax.types import Arguments, FedState, PyTree
+from fedras_jax.types import Arguments, Array, FedState, InFlight, PyTree
 
 # Rounds in one call of the compiled program, at most: long enough to hide dispatch, short enough
 # for a progress bar that moves and for diagnostics that fit in memory.
 SEGMENT = 25
+
+
+def slots_of(size: int, mesh: Mesh | None) -> int:
+    """Runs that a program for so many is made for: equally many for each device, or one for all."""
+    n_devices = 1 if mesh is None or size == 1 else mesh.devices.size
+    return size + -size % n_devices
 
 
 class Programs:
@@ -33,7 +40,7 @@ class Programs:
       data: the clients' histories.
       init: arguments -> states.
       advance: (arguments, states, data, rounds at most `SEGMENT`) -> states and diagnostics.
-      rank: states -> ranks of the held-out items.
+      rank: states and held-out items -> their ranks.
       finite: states -> whether tables and shared parameters are.
     """
 
@@ -62,10 +69,9 @@ class Programs:
           SpecError: sizes that do not fit together, or nothing to evaluate.
         """
         over_clients, over_runs = (mesh, None) if size == 1 else (None, mesh)
-        n_devices = 1 if over_runs is None else over_runs.devices.size
         self.mesh = mesh
-        self._slots = size + -size % n_devices  # equally many for each device
-        self._n_clients = split.n_clients
+        self._slots = slots_of(size, mesh)
+        self._n_clients, self._split = split.n_clients, split
         self._compiled = False
         parts: dict[str, Any] = {
             "chunk": chunk,
@@ -73,7 +79,7 @@ class Programs:
             "spread_items": spread_items,
         }
         model, plain, data = assembly.assemble(spec, split, **parts)
-        ranks_of = assembly.ranking(spec, split, model)
+        ranks_of = assembly.ranking(split, model)
 
         def map_runs(run, runs, common=()):
             return cohort.map_runs(run, runs, common, at_once=at_once, mesh=over_runs)
@@ -92,8 +98,8 @@ class Programs:
 
             return map_runs(one, (given, state), (data, limit))
 
-        def rank(state):
-            return map_runs(lambda state, _: ranks_of(state), state)
+        def rank(state, target):
+            return map_runs(lambda run, _: ranks_of(*run), (state, target))
 
         def finite(state):
             def sound(state, _):
@@ -101,6 +107,9 @@ class Programs:
                 return jnp.stack([jnp.isfinite(x).all() for x in kept]).all()
 
             return map_runs(sound, state)
+
+        def gather(state):
+            return map_runs(lambda state, _: plain.gather(state), state)
 
         everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         self._of_runs = everywhere
@@ -117,27 +126,50 @@ class Programs:
         self.advance: Any = jax.jit(advance, donate_argnums=1, out_shardings=both)
         self.rank: Any = compiled(rank)
         self.finite = compiled(finite)
+        self._gather: Any = None
+        if over_clients is not None and isinstance(shapes.flight, InFlight):
+            self._gather = compiled(gather)
 
     def arguments(self, specs: Sequence[Spec]) -> Arguments:
         """The runs' numbers, on the devices where these run."""
         of_each = [assembly.arguments(spec, self._n_clients) for spec in specs]
         return hosts.put(self._stacked(of_each), self._of_runs)
 
+    def held_out(self, specs: Sequence[Spec]) -> Array:
+        """The items that the runs are evaluated on, on the devices where these run.
+
+        Raises:
+          SpecError: there is none for one of them.
+        """
+        of_each = [assembly.held_out(spec, self._split) for spec in specs]
+        return hosts.put(self._stacked(of_each), self._of_runs)
+
     def states(self, of_each: Sequence[FedState]) -> FedState:
         """The runs' states, from host arrays, on the devices where these run."""
+        if self._gather is not None:
+            assert self.mesh is not None
+            n = self.mesh.devices.size
+            of_each = [
+                dataclasses.replace(state, flight=flight.scatter(state.flight, n))
+                for state in of_each
+            ]
         return hosts.put(self._stacked(of_each), self._of_states)
+
+    def gather(self, state: FedState) -> FedState:
+        """The runs' states as one device would have them."""
+        return state if self._gather is None else self._gather(state)
 
     def _stacked(self, trees: Sequence[PyTree]) -> PyTree:
         """Host arrays of every run with a leading axis; the last run fills slots that are left."""
         padded = [*trees, *[trees[-1]] * (self._slots - len(trees))]
         return jax.tree.map(lambda *x: np.stack(x), *padded)
 
-    def compile(self, given: Arguments, state: FedState) -> float:
+    def compile(self, given: Arguments, state: FedState, target: Array) -> float:
         """Compile what a run needs, once; returns seconds."""
         started = time.perf_counter()
         if not self._compiled:
             self.advance = self.advance.lower(given, state, self.data, SEGMENT).compile()
-            self.rank = self.rank.lower(state).compile()
+            self.rank = self.rank.lower(state, target).compile()
             self._compiled = True
         return time.perf_counter() - started
 
@@ -163,7 +195,7 @@ class Kept:
 
     def programs(self, spec: Spec, split: Split, size: int, **how: Any) -> Programs:
         """Programs for so many runs like a Spec, with the further arguments of `Programs`."""
-        key = (assembly.program(spec), id(split), size, how)
+        key = (assembly.program(spec), id(split), slots_of(size, how.get("mesh")), how)
         if self._programs is None or self._programs[0] != key:
             self._programs = None  # frees what the last ones hold
             self._programs = (key, Programs(spec, split, size, **how))

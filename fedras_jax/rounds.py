@@ -121,7 +121,8 @@ def federated(
         passes, everyone is there and nobody fails.
       arrival: when a round ends, and whose payload counts; the server waits for everyone when None.
       encode_work: examples whose training takes as long as encoding a row with one action.
-      flight_gib: memory that payloads in flight may take, where the arrival policy has any.
+      flight_gib: memory that payloads in flight may take on a device, where the arrival policy has
+        any.
       reducer: from decoded deltas to one change; the mean over those that touched an item when
         None.
       server_optimizer: fed the negated mean change; `optax.sgd(1.0)`, which adds the change, when
@@ -165,6 +166,7 @@ def federated(
     n_examples = examples.count(lengths, n_items, negatives)
     widths = cohort.plan_widths(n_examples, n_widths)
     chunk = chunk or cohort.default_chunk()
+    n_devices = 1 if mesh is None else mesh.devices.size
     devices = network.ideal(n_clients) if profile is None else agreement.profile(profile, n_clients)
     # Where everyone is the same, one entry will do.
     clients = jax.tree.map(jnp.asarray, network.ideal(1) if profile is None else devices)
@@ -190,8 +192,14 @@ def federated(
         state = fresh()
         if not n_flying:
             return state
-        slots = flight.empty(n_flying, payload_shapes(), state.shared, flight_gib)
-        return dataclasses.replace(state, flight=slots)
+        slots = flight.empty(n_flying, payload_shapes(), state.shared, flight_gib, n_devices)
+        return dataclasses.replace(state, flight=flight.pin(slots, mesh))
+
+    def gather(state: FedState) -> FedState:
+        if not n_flying:
+            return state
+        of_all = flight.gather(state.flight, payload_shapes(), n_items)
+        return dataclasses.replace(state, flight=of_all)
 
     def fresh() -> FedState:
         """The first state, nothing in flight."""
@@ -321,21 +329,25 @@ def federated(
         info |= {"distortion": distortion, "weight": info["weight"] * came}
         return _counting(decoded, update.shared, info["weight"]), (*keeps, info)
 
-    def departing(shapes, width, broadcast, inputs):
+    def departing(width, broadcast, inputs):
         """A client's round until its payload is on its way."""
+        *inputs, row = inputs
         (payload, update, info), keeps = one_client(width, broadcast, inputs)
         info |= {"distortion": judged(broadcast[4], payload, update)[1]}
-        data = flight.fit(payload.data, shapes, n_items)
-        return (), (*keeps, info, (jnp.int32(width), data, update.shared))
+        return (row, (payload.data, update.shared)), (*keeps, info, jnp.int32(width))
 
-    def arriving(shapes, width, broadcast, inputs):
+    def arriving(width, held, inputs):
         """The rest of it, when it is there."""
-        del broadcast
-        flown, weight = inputs
-        data = flight.fit(flown.data, shapes[width], n_items)
-        round_key = rng.address(seed, rng.Stream.SHARED, flown.round)
+        del width, held
+        (data, change), round_, weight = inputs
+        round_key = rng.address(seed, rng.Stream.SHARED, round_)
         decoded = codec.decode(Context(sizes, round_key), Payload(data, counts=jnp.zeros(())))
-        return _counting(decoded, flown.shared, weight), ()
+        return _counting(decoded, change, weight), ()
+
+    def unload(shapes, width, held, inputs):
+        """What `arriving` sees of a chunk of payloads."""
+        row, made, *known = inputs
+        return flight.take(held, row, made, width, shapes, n_items), *known
 
     def add(acc, sent):
         items, shared, total = acc
@@ -434,47 +446,45 @@ def federated(
         whole = shards.WHOLE
         reads = (whole, tables.rows, whole, whole, whole, whole)  # as in `broadcast`
 
-        def over(client, add, zero, broadcast, inputs, length):
-            return cohort.fold_clients(
-                client,
-                add,
-                zero,
-                broadcast,
-                inputs,
-                length,
-                widths=widths,
-                chunk=chunk,
-                mesh=mesh,
-                layout=tables.layout(reads if broadcast else (), zero),
-            )
-
+        fold = functools.partial(cohort.fold_clients, widths=widths, chunk=chunk, mesh=mesh)
         if not n_flying:
-            acc, (private, codec_state, info) = over(at_once, add, zero, broadcast, inputs, length)
+            acc, (private, codec_state, info) = fold(
+                at_once, add, zero, broadcast, inputs, length, layout=tables.layout(reads, zero)
+            )
             outcome = _of_those_who_ran(info["outcome"], ran)
             settled = arrival.settle(outcome.seconds, ran, outcome.finished, who.shape[0])
             arrived = Arrived(who, info["weight"], jnp.zeros_like(who))
             spent = _spent(settled, outcome.seconds, outcome.phases, ran)
             in_flight: Any = ()
         else:
-            forms = payload_shapes()
-            widest = forms[widths[-1]]
-            _, (private, codec_state, info, (width, leaves, change)) = over(
-                functools.partial(departing, widest), _nothing, (), broadcast, inputs, length
+            slot_of = flight.berths(state.flight.present, ran)
+            (data_held, shared_held), (private, codec_state, info, width) = fold(
+                departing,
+                flight.put,
+                (state.flight.data, state.flight.shared),
+                broadcast,
+                (*inputs, jnp.where(ran, slot_of + 1, 0)),
+                length,
+                layout=tables.layout(reads, ())._replace(
+                    zero=flight.OWN, acc=flight.OWN, merge=lambda held: held
+                ),
             )
             outcome = _of_those_who_ran(info["outcome"], ran)
-            in_flight, place = flight.launch(
+            in_flight = flight.launch(
                 state.flight,
+                slot_of,
                 InFlight(
                     client=who,
                     round=jnp.full_like(who, state.round),
                     width=width,
+                    home=cohort.homes(length, mesh),
                     seconds=outcome.seconds,
                     phases=outcome.phases,
                     present=ran,
                     finished=outcome.finished,
                     weight=info["weight"],
-                    data=leaves,
-                    shared=change,
+                    data=data_held,
+                    shared=shared_held,
                 ),
             )
             settled = arrival.settle(
@@ -483,18 +493,21 @@ def federated(
             staleness = state.round - in_flight.round
             factor = 1.0 if arrival.weigh is None else arrival.weigh(staleness)
             weight = jnp.where(settled.taken, in_flight.weight * factor, 0)
-            acc, _ = over(
-                functools.partial(arriving, forms),
+            acc, _ = fold(
+                arriving,
                 add,
                 zero,
-                (),
-                (in_flight, weight),
+                (data_held, shared_held),
+                (1 + jnp.arange(n_flying), in_flight.width, in_flight.round, weight),
                 jnp.where(settled.taken, in_flight.width, 0),
+                layout=tables.layout(flight.OWN, zero),
+                home=in_flight.home,
+                load=functools.partial(unload, payload_shapes()),
             )
-            info["weight"] = weight.at[place].get(mode="fill", fill_value=0)
+            info["weight"] = weight.at[slot_of].get(mode="fill", fill_value=0)
             arrived = Arrived(in_flight.client, weight, staleness)
             spent = _spent(settled, in_flight.seconds, in_flight.phases, in_flight.present)
-            in_flight = flight.land(in_flight, settled)
+            in_flight = flight.pin(flight.land(in_flight, settled), mesh)
 
         acc, shared, total = acc
         change = (
@@ -568,13 +581,8 @@ def federated(
         down_fields=publishing.fields,
         snapshot_bits=publishing.snapshot_bits,
         draw=None if arrival.in_flight else draw,
+        gather=gather,
     )
-
-
-def _nothing(acc, sent):
-    """Fold nothing: for clients whose payloads stay in flight."""
-    del sent
-    return acc
 
 
 def _counting(decoded: ItemDelta, shared: PyTree, weight: Array) -> tuple[ItemDelta, PyTree, Array]:

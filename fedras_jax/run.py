@@ -158,6 +158,8 @@ def _run_group(
         how: dict[str, Any] = {}
         if options.spread_items:
             how = {"mesh": mesh, "spread_items": True}
+        for spec in specs:
+            assembly.held_out(spec, split)
         return split, [assembly.assemble(spec, split, **how)[1] for spec in specs]  # all can be run
 
     split, algorithms = hosts.together(ready)
@@ -392,10 +394,12 @@ def _go_on(
     Raises:
       StoppedError: asked to stop.
     """
-    given = programs.arguments([each.spec for each in records])
+    specs = [each.spec for each in records]
+    given = programs.arguments(specs)
+    target = hosts.together(lambda: programs.held_out(specs))
     state = programs.states(states) if done else programs.init(given)
-    compile_s = hosts.together(lambda: programs.compile(given, state))
-    state, startup_s = train(records, programs, given, state, done, options, started)
+    compile_s = hosts.together(lambda: programs.compile(given, state, target))
+    state, startup_s = train(records, programs, given, state, target, done, options, started)
     times = {"compile_s": compile_s, "startup_s": startup_s}
     return _results(records, programs, state, split, options.keep_states, times)
 
@@ -410,6 +414,7 @@ def _results(
 ) -> list[Result | DivergedError]:
     """Every run's result, written down."""
     done: list[Result | DivergedError] = []
+    state = programs.gather(state)
     for i, each in enumerate(records):
         own: FedState | None = jax.tree.map(lambda x, i=i: x[i], state)
         trained = record.clients_in(each.rows)

@@ -23,9 +23,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fedras_jax.cohort import AXIS, Layout
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Array, FedState, ItemDelta, PyTree, Sizes
+from fedras_jax.types import Array, FedState, InFlight, ItemDelta, PyTree, Sizes
 
 WHOLE = PartitionSpec()
+HELD = ("data", "shared")  # of `InFlight`
 
 
 class Placement(NamedTuple):
@@ -38,7 +39,7 @@ class Placement(NamedTuple):
       gather: (deltas, weights) of a device's chunk, leading axis C -> what it has to add to the
         rows that it keeps.
       layout: (partitions of what clients read, zero of the reduction) -> how `fold_clients` spreads
-        them; None for no way at all.
+        them.
       pin: tables, states of the optimizer and so on -> the same, kept where they are to lie.
     """
 
@@ -46,7 +47,7 @@ class Placement(NamedTuple):
     sizes: Sizes
     look_up: Callable[[Array, Array], Array]
     gather: Callable[[ItemDelta, Array], tuple[ItemDelta, Array]]
-    layout: Callable[[PyTree, tuple], Layout | None]
+    layout: Callable[[PyTree, tuple], Layout]
     pin: Callable[[PyTree], PyTree]
 
 
@@ -57,7 +58,7 @@ def whole(sizes: Sizes) -> Placement:
         sizes=sizes,
         look_up=lambda table, item: table[item],
         gather=lambda delta, weight: (delta, weight),
-        layout=lambda reads, zero: None,
+        layout=lambda reads, zero: Layout(reads),
         pin=lambda tables: tables,
     )
 
@@ -97,12 +98,15 @@ def spread(mesh: Mesh, sizes: Sizes) -> Placement:
 
     def layout(reads, zero):
         if not zero:
-            return Layout(reads, (), lambda acc: acc)
+            return Layout(reads, in_step=True)
         # A device's sum over all clients, of its own rows; what is no row is the same everywhere.
         of_items = jax.tree.map(lambda x: _part(x, n_rows, rows), zero[0])
         others = (WHOLE,) * (len(zero) - 1)
         return Layout(
-            reads, (of_items, *others), lambda acc: (acc[0], *jax.lax.psum(acc[1:], AXIS))
+            reads,
+            acc=(of_items, *others),
+            merge=lambda acc: (acc[0], *jax.lax.psum(acc[1:], AXIS)),
+            in_step=True,
         )
 
     def pin(tables):
@@ -156,4 +160,15 @@ def of_state(state: FedState, mesh: Mesh, *, spread: bool, lead: int = 0) -> Fed
 
     names = ("items", "public", "velocity", "server")
     tables = {name: jax.tree.map(place, getattr(state, name)) for name in names}
-    return dataclasses.replace(jax.tree.map(lambda x: whole, state), **tables)
+    there = dataclasses.replace(jax.tree.map(lambda x: whole, state), **tables)
+    if not isinstance(state.flight, InFlight):
+        return there
+    # What payloads in flight hold lies where it was made, unless it has been gathered.
+    n_devices = mesh.devices.size
+    held = {
+        name: jax.tree.map(
+            lambda x: rows if x.shape[lead] == n_devices else whole, getattr(state.flight, name)
+        )
+        for name in HELD
+    }
+    return dataclasses.replace(there, flight=dataclasses.replace(there.flight, **held))

@@ -13,7 +13,7 @@ from fedras_jax.options import Options
 from fedras_jax.programs import SEGMENT, Programs
 from fedras_jax.progress import Progress, bar
 from fedras_jax.spec import Spec
-from fedras_jax.types import Arguments, FedState, RoundInfo
+from fedras_jax.types import Arguments, Array, FedState, RoundInfo
 
 
 def train(
@@ -21,6 +21,7 @@ def train(
     programs: Programs,
     given: Arguments,
     state: FedState,
+    target: Array,
     done: int,
     options: Options,
     started: float,
@@ -31,6 +32,7 @@ def train(
       records: of runs that stand at the same round.
       programs: theirs.
       given, state: their numbers and states; the states are donated.
+      target: the items that they are evaluated on.
       done: rounds that they have behind them.
       options: how.
       started: when this process was asked for them, by `time.perf_counter`.
@@ -44,7 +46,7 @@ def train(
     spec, startup_s = records[0].spec, 0.0
     name = spec.codec if len(records) == 1 else f"{spec.codec}, {len(records)} runs"
     if done == spec.rounds:
-        _evaluate(records, programs.rank(state))
+        _evaluate(records, programs.rank(state, target))
     shown = options.progress and hosts.is_first()
     one_bar = hosts.together(lambda: bar(name, spec.rounds, start=done, enabled=shown))
     with one_bar as show:
@@ -57,7 +59,7 @@ def train(
             startup_s = startup_s or time.perf_counter() - started
             evaluating = done % spec.eval_every == 0 or done == spec.rounds
             if evaluating:
-                _evaluate(records, programs.rank(state))
+                _evaluate(records, programs.rank(state, target))
             stopping = done < spec.rounds and hosts.any_of(options.stop())
             every = options.checkpoint_every
             seconds = time.perf_counter() - began
@@ -66,7 +68,7 @@ def train(
             last = done == spec.rounds
             due = every and (options.checkpoint_last if last else done % every == 0)
             if stopping or due:
-                hosts.together(functools.partial(_save, records, state))
+                hosts.together(functools.partial(_save, records, programs, state))
             elif evaluating:
                 hosts.together(lambda: _flush(records))
             sound = [each.rows[-1] for each in records if each.diverged is None]
@@ -81,7 +83,8 @@ def train(
     return state, startup_s
 
 
-def _save(records: Sequence[record.Record], state: FedState) -> None:
+def _save(records: Sequence[record.Record], programs: Programs, state: FedState) -> None:
+    state = programs.gather(state)  # by all processes, also those that write nothing
     if not any(each.kept for each in records):
         return
     host = jax.tree.map(np.asarray, state)

@@ -163,20 +163,26 @@ class Outlook:
 class InFlight:
     """Payloads on their way to the server; leading axis P.
 
+    What they hold lies on the device that made them, of n, in a row of their own there: slot i in
+    row i + 1, as row 0 is for what nobody wants. A payload is as wide as its client was padded to,
+    and what a wider one has left beyond that is of no use.
+
     Attributes:
       client, round: i32[P], whose they are and the round in which they were made.
       width: i32[P], the width that their clients were padded to.
+      home: i32[P], the device where they lie.
       seconds: f32[P], until they are there (or their client fails).
       phases: f32[P, 5], what their clients spend all of their time on, as in `Outcome`.
       present: bool[P], False in free slots. finished: bool[P], False where the client fails.
       weight: f32[P], aggregation weights.
-      data: leaves of the payloads, as in `Payload`.
-      shared: changes of the shared parameters.
+      data: leaves of the payloads, as in `Payload`; leading axes n and P + 1.
+      shared: changes of the shared parameters; leading axes n and P + 1.
     """
 
     client: Array
     round: Array
     width: Array
+    home: Array
     seconds: Array
     phases: Array
     present: Array
@@ -582,6 +588,8 @@ class Algorithm(NamedTuple):
       snapshot_bits: size of the whole public table as a client can fetch it, header included.
       draw: round i32[] -> the Cohort that the sampler draws for it; None where that depends on who
         is still at work.
+      gather: FedState -> the same as one device would have it, for a host to keep
+        (`flight.scatter` is the way back).
     """
 
     init: Callable[..., FedState]
@@ -592,3 +600,4 @@ class Algorithm(NamedTuple):
     down_fields: tuple[Field, ...]
     snapshot_bits: int
     draw: Callable[[Array], Cohort] | None = None
+    gather: Callable[[FedState], FedState] = lambda state: state

@@ -43,9 +43,14 @@ def split_of(store: Store) -> Split:
 
 
 def server_of(state: FedState) -> FedState:
-    """A state without what is the clients': the leaves with leading axis U."""
+    """A state without what is the clients', which has a leading axis U, and between two rounds.
+
+    Then nothing is in flight: who is still at work cannot be streamed.
+    """
     empty: Any = ()
-    return dataclasses.replace(state, clients=(), codec=(), last_sync=empty, owed=empty)
+    return dataclasses.replace(
+        state, clients=(), codec=(), last_sync=empty, owed=empty, flight=empty
+    )
 
 
 def rows_of(state: FedState) -> dict[str, PyTree]:
@@ -139,9 +144,11 @@ class Programs:
         def advance(given, server, rows, owed, data, cohorts, limit):
             algorithm_ = algorithm(given)
             first = server.round
+            start = whole(server, rows, owed)
+            start = dataclasses.replace(start, flight=algorithm_.init().flight)
             state, info = simulate(
                 algorithm_,
-                whole(server, rows, owed),
+                start,
                 data,
                 plan.rounds,
                 limit=limit,
@@ -159,7 +166,7 @@ class Programs:
         self._draw = jax.jit(draw)
         self.server_sharding: Any = None
         if mesh is not None:
-            shapes = jax.eval_shape(lambda: server_of(whole_algorithm.init()))
+            shapes = jax.eval_shape(begin, self._given)
             self.server_sharding = shards.of_state(shapes, mesh, spread=spread_items)
         self._begin = jax.jit(begin, out_shardings=self.server_sharding)
         self._first_rows = jax.jit(first_rows)

@@ -253,6 +253,7 @@ class _Run:
         self.server: FedState
         self.rows: private.Rows
         self._owed: Array
+        self._in_flight: PyTree = ()
         self._done = 0
         self.startup_s = self.evaluate_s = 0.0
 
@@ -261,6 +262,8 @@ class _Run:
         n, where = self._store.n_clients, self._plan.private
         sharding = self._programs.sharding
         shapes = jax.eval_shape(algorithm.init)
+        # Nothing is, between rounds.
+        self._in_flight = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.flight)
         self._done, state = self._book.resume(shapes)
         first: Callable[[int], PyTree] = self._programs.first_rows
         if state is not None:
@@ -349,7 +352,8 @@ class _Run:
     def _state(self) -> FedState:
         """The whole state, on the host."""
         server, owed = jax.tree.map(np.asarray, (self.server, self._owed))
-        return whole(server, self.rows.all(), owed)
+        state = whole(server, self.rows.all(), owed)
+        return dataclasses.replace(state, flight=self._in_flight)
 
     def digest(self) -> dict[str, str]:
         """Of the whole state, where it fits into memory."""
