@@ -33,13 +33,14 @@ SHAPES = {NARROW: leaves(NARROW), WIDE: leaves(WIDE)}
 SHARED = {"bias": jnp.zeros(()), "weight": jnp.zeros(D)}
 
 
+def some(n: int, x, seed: int = 0):
+    """Random numbers of a leaf's shape and type, leading axis n."""
+    random = np.random.default_rng(seed)
+    return jnp.asarray(random.integers(1, 100, (n, *x.shape)), x.dtype)
+
+
 def filled(n: int, shapes=SHAPES[WIDE], seed: int = 0, **changed) -> InFlight:
     """n payloads of random numbers, all present unless told otherwise."""
-    random = np.random.default_rng(seed)
-
-    def some(x):
-        return jnp.asarray(random.integers(1, 100, (n, *x.shape)), x.dtype)
-
     vectors = {
         "client": jnp.int32,
         "round": jnp.int32,
@@ -48,10 +49,17 @@ def filled(n: int, shapes=SHAPES[WIDE], seed: int = 0, **changed) -> InFlight:
         "finished": bool,
         "weight": jnp.float32,
     }
-    given = {name: some(jax.ShapeDtypeStruct((), dtype)) for name, dtype in vectors.items()}
-    given |= {"phases": some(jax.ShapeDtypeStruct((5,), jnp.float32))}
-    given |= {"present": jnp.ones(n, bool), "data": jax.tree.map(some, shapes)}
-    return InFlight(**(given | {"shared": jax.tree.map(some, SHARED)} | changed))
+    given = {
+        name: some(n, jax.ShapeDtypeStruct((), dtype), seed + i)
+        for i, (name, dtype) in enumerate(vectors.items())
+    }
+    given |= {"phases": some(n, jax.ShapeDtypeStruct((5,), jnp.float32), seed)}
+    given |= {"present": jnp.ones(n, bool), "home": jnp.zeros(n, jnp.int32)}
+    given |= {
+        name: jax.tree.map(lambda x: some(n + 1, x, seed)[None], leaves)
+        for name, leaves in (("data", shapes), ("shared", SHARED))
+    }
+    return InFlight(**(given | changed))
 
 
 def same(one, other):
@@ -95,46 +103,68 @@ def test_the_refusal_tells_sizes_and_takes_no_memory():
         flight.empty(1_000_000, shapes, (), 4.0)
 
 
-# ---------------------------------------------------------------- forms
-
-
-def test_payloads_are_padded():
-    payload = jax.tree.map(lambda x: x[0], filled(1, SHAPES[NARROW]).data)
-    found = jax.jit(lambda data: flight.fit(data, SHAPES[WIDE], M))(payload)
-    for name, x in found.items():
-        to = SHAPES[WIDE][name]
-        assert (x.shape, x.dtype) == (to.shape, to.dtype)
-        if name in ("k", "centroid"):
-            np.testing.assert_array_equal(x, payload[name])
-        else:
-            np.testing.assert_array_equal(x[:NARROW], payload[name])
-            np.testing.assert_array_equal(x[NARROW:], M if name == "item" else 0)
-
-
-def test_payloads_are_cut_back_to_what_they_were():
-    payload = jax.tree.map(lambda x: x[0], filled(1, SHAPES[NARROW]).data)
-    there = flight.fit(payload, SHAPES[WIDE], M)
-    same(flight.fit(there, SHAPES[NARROW], M), payload)
-    same(flight.fit(payload, SHAPES[NARROW], M), payload)
-
-
-def test_fitting_is_mapped_over_clients():
-    payloads = filled(5, SHAPES[NARROW]).data
-    found = jax.jit(jax.vmap(lambda data: flight.fit(data, SHAPES[WIDE], M)))(payloads)
-    for i in range(5):
-        one = flight.fit(jax.tree.map(lambda x, i=i: x[i], payloads), SHAPES[WIDE], M)
-        same(jax.tree.map(lambda x, i=i: x[i], found), one)
-
-
-# ---------------------------------------------------------------- out and in
+# ---------------------------------------------------------------- on one device
 
 P = 8
 C = 3
 
 
+@pytest.mark.parametrize("n", [3, flight.FEW + 1])
+def test_a_payload_is_read_as_it_was_written(n):
+    """One by one and all at once: at its own width, and padded at a wider one."""
+    held = filled(n + 2, seed=1)
+    before = (held.data, held.shared)
+    payload = jax.tree.map(lambda x: some(n, x, 2), (SHAPES[NARROW], SHARED))
+    row = jnp.asarray(np.random.default_rng(0).permutation(n + 2)[:n] + 1, jnp.int32)
+    after = jax.jit(flight.put)(before, (row, payload))
+    # Nothing else has been touched.
+    others = np.setdiff1d(np.arange(n + 3), row)
+    same(*(jax.tree.map(lambda x: x[:, others], y) for y in (after, before)))
+
+    made = jnp.full(n, NARROW)
+    read = jax.jit(functools.partial(flight.take, shapes=SHAPES, n_items=M), static_argnums=3)
+    same(read(after, row, made, NARROW), payload)
+    data, shared = read(after, row, made, WIDE)
+    same(shared, payload[1])
+    for name, x in data.items():
+        to = SHAPES[WIDE][name]
+        assert (x.shape, x.dtype) == ((n, *to.shape), to.dtype)
+        if name in ("k", "centroid"):
+            np.testing.assert_array_equal(x, payload[0][name])
+        else:
+            np.testing.assert_array_equal(x[:, :NARROW], payload[0][name])
+            np.testing.assert_array_equal(x[:, NARROW:], M if name == "item" else 0)
+
+
+def test_payloads_of_several_widths_are_read_at_the_widest():
+    rows = jnp.asarray([2, 1], jnp.int32)
+    held = (filled(2, seed=1).data, {})
+    narrow, wide = (
+        jax.tree.map(lambda x: some(1, x, 3), SHAPES[width]) for width in (NARROW, WIDE)
+    )
+    held = flight.put(held, (rows[:1], (narrow, {})))
+    held = flight.put(held, (rows[1:], (wide, {})))
+    found, _ = flight.take(held, rows, jnp.asarray([NARROW, WIDE]), WIDE, SHAPES, M)
+    same(jax.tree.map(lambda x: x[1:], found), wide)
+    np.testing.assert_array_equal(found["label"][0, :NARROW], narrow["label"][0])
+    assert not np.asarray(found["label"][0, NARROW:]).any()
+
+
+# ---------------------------------------------------------------- out and in
+
+
 @functools.cache
 def launching():
-    return jax.jit(flight.launch)
+    def both(old, new):
+        slot = flight.berths(old.present, new.present)
+        return flight.launch(old, slot, new), slot
+
+    return jax.jit(both)
+
+
+def known(flying: InFlight) -> InFlight:
+    """What is not in the payloads themselves."""
+    return flying.replace(data=(), shared=())
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -148,7 +178,7 @@ def test_launch_fills_free_slots_with_who_is_there(seed):
     if seed == 1:  # just enough for those who are there
         taken, going = np.arange(P) % 4 > 0, np.arange(C) > 0
     old = filled(P, seed=1, present=jnp.asarray(taken))
-    new = filled(C, seed=2, present=jnp.asarray(going))
+    new = filled(C, seed=2, present=jnp.asarray(going), data=old.data, shared=old.shared)
     found, slot = launching()(old, new)
     slot = np.asarray(slot)
 
@@ -157,7 +187,8 @@ def test_launch_fills_free_slots_with_who_is_there(seed):
     assert len(set(slot[going])) == going.sum()
     assert not taken[slot[going]].any()
     # There it is; and nothing else has changed.
-    found, old, new = (jax.tree.map(np.asarray, x) for x in (found, old, new))
+    same((found.data, found.shared), (new.data, new.shared))
+    found, old, new = (jax.tree.map(np.asarray, known(x)) for x in (found, old, new))
     same(jax.tree.map(lambda x: x[slot[going]], found), jax.tree.map(lambda x: x[going], new))
     others = np.setdiff1d(np.arange(P), slot[going])
     same(*(jax.tree.map(lambda x: x[others], y) for y in (found, old)))
@@ -170,13 +201,13 @@ def test_launch_into_as_many_slots():
     new = filled(C, seed=2)
     found, slot = launching()(old, new)
     assert sorted(slot.tolist()) == list(range(C))
-    same(jax.tree.map(lambda x: x[slot], found), new)
+    same(jax.tree.map(lambda x: x[slot], known(found)), known(new))
 
 
 def test_too_many_are_refused():
     message = "a cohort of 9, but slots for 8 payloads"
     with pytest.raises(SpecError, match=message):
-        flight.launch(filled(P), filled(P + 1))
+        flight.berths(jnp.zeros(P, bool), jnp.ones(P + 1, bool))
 
 
 def test_landing_frees_slots_and_takes_time():
@@ -197,7 +228,11 @@ def test_many_rounds(policy):
 
     @jax.jit
     def step(state, new):
-        state, _ = flight.launch(state, new)
+        slot = flight.berths(state.present, new.present)
+        row = jnp.where(new.present, slot + 1, 0)
+        item = {"item": new.client[:, None]}
+        data, shared = flight.put((state.data, ()), (row, (item, ())))
+        state = flight.launch(state, slot, new.replace(data=data, shared=shared))
         settled = policy.settle(state.seconds, state.present, state.finished, C)
         return flight.land(state, settled), settled, state.client
 
@@ -211,12 +246,13 @@ def test_many_rounds(policy):
             client=jnp.asarray(client, jnp.int32),
             round=jnp.full(C, r, jnp.int32),
             width=jnp.ones(C, jnp.int32),
+            home=jnp.zeros(C, jnp.int32),
             seconds=jnp.asarray(seconds, jnp.float32),
             phases=jnp.zeros((C, 5)),
             present=jnp.asarray(going),
             finished=jnp.asarray(finished),
             weight=jnp.ones(C),
-            data={"item": jnp.asarray(client[:, None], jnp.int32)},
+            data=(),
             shared=(),
         )
         state, settled, who = step(state, new)
@@ -235,7 +271,48 @@ def test_many_rounds(policy):
         there = np.asarray(state.present)
         left = sorted(zip(state.seconds[there].tolist(), state.client[there].tolist(), strict=True))
         assert left == [(x[0] - clock, x[1]) for x in working]
-        np.testing.assert_array_equal(state.data["item"][there, 0], state.client[there])
+        waiting = state.data["item"][0, 1:, 0]
+        np.testing.assert_array_equal(waiting[there], state.client[there])
         took.append(len(expected))
     assert sum(took) > 40
     assert (took[0] == 0) == bool(policy.in_flight)  # at first a buffer only fills
+
+
+# ---------------------------------------------------------------- on several devices
+
+
+def test_what_devices_hold_is_gathered_and_scattered():
+    """Free slots are empty then, and so is what payloads never wrote."""
+    n = 3
+    width = jnp.asarray([NARROW, WIDE, NARROW, WIDE])
+    home = jnp.asarray([2, 0, 1, 2])
+    present = jnp.asarray([True, True, True, False])
+    one = filled(4, width=width, home=home, present=present)
+    # Each device has numbers of its own in all slots.
+    data, shared = jax.tree.map(
+        lambda x: jnp.concatenate([(x + i).astype(x.dtype) for i in range(n)]),
+        (one.data, one.shared),
+    )
+    several = one.replace(data=data, shared=shared)
+    found = jax.jit(lambda f: flight.gather(f, SHAPES, M))(several)
+    same(known(found), known(several))
+    for slot in range(4):
+        mine = jax.tree.map(lambda x, slot=slot: x[int(home[slot])][None, slot + 1], (data, shared))
+        there = jax.tree.map(lambda x, slot=slot: x[0, slot + 1], (found.data, found.shared))
+        if not present[slot]:
+            assert not any(np.asarray(x).any() for x in jax.tree.leaves(there))
+            continue
+        end = int(width[slot])
+        np.testing.assert_array_equal(there[0]["label"][:end], mine[0]["label"][0, :end])
+        assert not np.asarray(there[0]["label"][end:]).any()
+        np.testing.assert_array_equal(there[0]["centroid"], mine[0]["centroid"][0])
+        np.testing.assert_array_equal(there[1]["weight"], mine[1]["weight"][0])
+    assert not any(np.asarray(x[0, 0]).any() for x in jax.tree.leaves((found.data, found.shared)))
+
+    # Whatever number of devices goes on with it, it comes to the same.
+    for m in (1, 2, 5):
+        again = flight.scatter(jax.tree.map(np.asarray, found), m)
+        assert all(x.shape[0] == m for x in jax.tree.leaves((again.data, again.shared)))
+        assert (again.home < m).all()
+        back = flight.gather(jax.tree.map(jnp.asarray, again), SHAPES, M)
+        same(back.replace(home=home), found)
