@@ -59,6 +59,22 @@ def whole_rounds(spec: Spec, split: Split, rounds: int, **how: Any) -> Callable[
     return lambda: jax.block_until_ready(advance(state, data))
 
 
+def going_on(spec: Spec, split: Split, rounds: int, **how: Any) -> Callable[[], Any]:
+    """A function that runs the next so many rounds at every call, as a run does: the state of the
+    call before is given away. For policies that keep payloads from round to round.
+    """
+    _, algorithm, data = assemble(spec, split, **how)
+    advance = jax.jit(lambda s, d: simulate(algorithm, s, d, rounds), donate_argnums=0)
+    held = [jax.jit(algorithm.init)()]
+
+    def turn() -> Any:
+        state, info = jax.block_until_ready(advance(held.pop(), data))
+        held.append(state)
+        return info
+
+    return turn
+
+
 def client_loop(spec: Spec, split: Split, members: np.ndarray) -> Callable[[], Any]:
     """One jitted client at a time: draw, train, scatter; the same functions as a round's."""
     _, algorithm, data = assemble(spec, split)

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
                 continue
             args = {} if codec == "dense" else {"k": 16}
             spec = base.replace(codec=codec, codec_args=args, **fields)
-            runs[name] = contestants.whole_rounds(
+            runs[name] = contestants.going_on(
                 spec, split, ROUNDS.value, mesh=contestants.mesh()
             )
         seconds = harness.race(runs, TURNS.value)
