@@ -76,9 +76,7 @@ def main(argv: list[str]) -> None:
                 continue
             args = {} if codec == "dense" else {"k": 16}
             spec = base.replace(codec=codec, codec_args=args, **fields)
-            runs[name] = contestants.going_on(
-                spec, split, ROUNDS.value, mesh=contestants.mesh()
-            )
+            runs[name] = contestants.going_on(spec, split, ROUNDS.value, mesh=contestants.mesh())
         seconds = harness.race(runs, TURNS.value)
         plain = next(iter(seconds.values()))
         n = base.cohort_size * ROUNDS.value

@@ -76,7 +76,7 @@ def policies(
     if codec.max_actions and budget.most_bits is not None and _known(clients):
         before = clients.latency + n_examples / clients.compute
         most = budget.most_bits(clients.up, before)
-        needed = bits.least(codec.fields(sizes), sizes)
+        needed = bits.least(codec.fields(sizes), sizes, several=bool(np.all(n_examples != 1)))
         # A budget that is swept over is a tracer.
         best = np.max(np.where(trained, most, 0)) if _known(most) else np.inf
         if trained.any() and best < needed:

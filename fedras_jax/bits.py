@@ -6,7 +6,7 @@ overflow int32 (a 10M x 64 float32 table alone is 20 Gbit). `wire` writes the sa
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +64,13 @@ def exponents(name: str, per: str) -> Field:
 def labels(per: str = "row", *shape: int) -> Field:
     """Which action: an index as wide as the client's own number of actions needs.
 
-    Where a client has as many actions as rows, single labels of rows do not travel: action i is
-    that of the i-th row in the order of items (`own_actions`). Float32 actions are then the rows
+    Where a client has as many actions as rows, single labels do not travel: action i is that of
+    the i-th row in the order of items (`own_actions`). Float32 actions are then the rows
     themselves.
 
     Args:
       per: 'row'; or 'item', where a further zero action stands for the rows that are not sent.
+        With as many actions as rows the set of these rows travels in place of M labels.
       shape: several labels a row.
     """
     return Field("label", 1, per, shape, "label")
@@ -119,16 +120,19 @@ def measure(fields: Sequence[Field], sizes: Sizes, data: Mapping[str, Array]) ->
     n = data["mask"].sum(dtype=jnp.int32)
     k = data.get("k", jnp.int32(0))
 
+    def which(universe):
+        return set_bits(data["item"], data["mask"], universe)
+
     def count(field):
         if field.dtype == "set":
-            return set_bits(data["item"], data["mask"], field.shape[0])
+            return which(field.shape[0])
         if field.dtype == "entropy":
             coded = entropy_bits(data["label"], data["mask"], k, field.shape[0])
             return jnp.where(k < n, coded, 0)
         if field.dtype == "levels":
             tables, surprise = level_bits(data[field.name], data["mask"])
             return tables + coded_bits(surprise)
-        return _count(field, sizes, n, k)
+        return _count(field, sizes, n, k, which)
 
     counts = jnp.stack([jnp.asarray(count(field), jnp.int32) for field in fields])
     return Payload(dict(data), counts)
@@ -168,27 +172,40 @@ def by_actions(
             tables = rank * (2 * width + (2 * REACH + 1) * label_width(n + 1))
             count = jnp.where(n > 0, worst + tables, 0)
         elif field.dtype != "set":
-            count = _count(field, sizes, n, k)
+            count = _count(field, sizes, n, k, lambda _: touched_bits)
         size += jnp.float32(count) * field.bits
     return size
 
 
-def least(fields: Sequence[Field], sizes: Sizes) -> int:
+def least(fields: Sequence[Field], sizes: Sizes, several: bool = True) -> int:
     """A lower bound on a payload with an action: header, action, and what a row takes.
 
     What the touched set and entropy-coded labels take, which differs, counts as nothing, and a
     single action needs no label, unless untouched items are told by another one.
+
+    Args:
+      fields: the codec's declaration. sizes: M and D.
+      several: of a client with more than one row. A single row has an action of its own, and
+        never needs a label.
     """
     entries = {"once": 1, "action": 1, "row": 1, "item": sizes.items, "set": 0}
     free = ("label", "entropy", "levels")
-    told = [f for f in fields if f.dtype not in free or (f.dtype == "label" and f.per == "item")]
+    untouched = several * ("item",)
+    told = [f for f in fields if f.dtype not in free or (f.dtype == "label" and f.per in untouched)]
     return HEADER_BITS + sum(entries[field.per] * field.bits for field in told)
 
 
-def _count(field: Field, sizes: Sizes, n: Array, k: Array) -> Array | int:
-    """Entries of a field that n touched rows and k actions say all about."""
+def _count(
+    field: Field, sizes: Sizes, n: Array, k: Array, which: Callable[[int], Array]
+) -> Array | int:
+    """Entries of a field that n touched rows and k actions say all about, but for which these are.
+
+    Args:
+      which: bits of the set of rows out of so many.
+    """
     if field.dtype == "label" and field.per == "item":
-        return sizes.items * label_width(k + 1)
+        labels = sizes.items * label_width(k + 1)
+        return jnp.where(k < n, labels, which(sizes.items))
     if field.dtype == "label" and field.shape:
         return n * math.prod(field.shape) * label_width(k)
     if field.dtype == "label":

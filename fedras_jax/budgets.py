@@ -208,6 +208,19 @@ def adaptive(weight: Number = 1.0, k_min: int = 1) -> Budget:
     return Budget(allocate, init=lambda: jnp.float32(0), update=update, needs_error=True)
 
 
+def at_no_cost(outlook: Outlook, k: Array) -> Array:
+    """The largest number of actions whose payload is no larger than that of the k granted.
+
+    An action for every row does without labels, so it may take fewer bits than fewer actions: who
+    can have its rows as they are for as much or less, sends them, whatever the policy.
+
+    Args:
+      outlook: of a client. k: i32[], what its policy grants, of what the codec holds at most.
+    """
+    k = jnp.clip(k, 0, outlook.bits.shape[0] - 1)
+    return _largest(outlook.bits <= outlook.bits[k], 0)
+
+
 def _seconds(outlook: Outlook) -> Array:
     """Time of the client's round with every number of actions, f32[K + 1]."""
     k = jnp.arange(outlook.bits.shape[0])

@@ -277,7 +277,7 @@ def federated(
             encode_s=encoding / known.compute,
             pace=known,
         )
-        k = jnp.clip(budget.allocate(outlook, budget_state), 0, codec.max_actions)
+        k = budgets.at_no_cost(outlook, budget.allocate(outlook, budget_state))
         payload, new_codec_state = codec.encode(
             ctx, codec_key, update.items, prepared, k, codec_state
         )

@@ -1,7 +1,7 @@
 """Payloads as bytes, and back, from the codec's own field declaration.
 
     byte  0      version
-    byte  1      form of the touched set (2 bits), Rice parameter (5 bits)
+    byte  1      form of the set of sent rows (2 bits), Rice parameter (5 bits)
     bytes 2-3    fingerprint of the codec's name and fields: the other side has the same settings
     bytes 4-5    embedding width D
     bytes 6-7    actions in use k
@@ -30,7 +30,7 @@ from fedras_jax import bits, coding
 from fedras_jax.errors import WireError
 from fedras_jax.types import Codec, Field, Payload, Sizes
 
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct(">BBHHHII")
 CHECK = struct.Struct(">I")
 HEADER_BYTES = HEADER.size + CHECK.size
@@ -131,6 +131,8 @@ def pack(codec: Codec, sizes: Sizes, payload: Payload, shared: np.ndarray | None
             form, part = coding.write_set(data["item"], field.shape[0])
         elif _own_actions(field, n, k):
             part = np.zeros(0, np.uint8)
+            if field.per == "item":
+                form, part = coding.write_set(data["item"], sizes.items)
         elif field.dtype == "entropy":
             part = coding.write_labels(data["label"], k)
         elif field.dtype == "levels":
@@ -169,6 +171,8 @@ def unpack(
             data["item"] = coding.read_set(stream, head.form, n, field.shape[0])
         elif _own_actions(field, n, k):
             data[field.name] = np.arange(n, dtype=np.int32)
+            if field.per == "item":
+                data["item"] = coding.read_set(stream, head.form, n, sizes.items)
         elif field.per == "item":
             data |= _read_items(stream, field, head, sizes)
         elif field.dtype == "entropy":
@@ -230,7 +234,7 @@ def _universe(codec: Codec, sizes: Sizes) -> int:
 def _own_actions(field: Field, n: int, k: int) -> bool:
     """Whether the field is of labels that do not travel, because every row has its own action."""
     single = field.dtype == "entropy" or (field.dtype == "label" and not field.shape)
-    return single and field.per == "row" and k == n > 0
+    return single and k == n > 0
 
 
 def _entries(field: Field, n: int, k: int, sizes: Sizes) -> int:

@@ -249,6 +249,25 @@ def test_a_least_k_above_the_codecs_grants_all_it_holds(make):
     assert min(int(budget.allocate(one, state)), K) == K
 
 
+@pytest.mark.parametrize(
+    ("bits_", "k", "sent"),
+    [
+        ([1, 2, 3, 4], 2, 2),  # more actions are larger
+        ([1, 5, 6, 4], 1, 3),  # a row for each is smaller
+        ([1, 5, 6, 5], 1, 3),  # or as large
+        ([1, 5, 4, 6], 1, 2),
+        ([1, 2, 2, 2], 1, 3),  # of a client with a single row
+        ([1, 2, 3, 4], 9, 3),  # no more than the codec holds
+        ([1, 2, 3, 4], -1, 0),
+        ([7], 0, 0),  # a codec without actions
+    ],
+)
+def test_actions_that_cost_nothing_are_sent(bits_, k, sent):
+    one = jax.tree.map(lambda x: x[0], outlooks())
+    one = dataclasses.replace(one, bits=jnp.asarray(bits_, jnp.float32))
+    assert int(jax.jit(budgets.at_no_cost)(one, jnp.int32(k))) == sent
+
+
 def test_only_who_looks_at_errors_needs_them():
     needs = [budgets.distortion(0.1), budgets.joint(100), budgets.adaptive()]
     needs_not = [budgets.fixed(3), budgets.by_client(np.ones(7, int)), budgets.schedule([1], [])]

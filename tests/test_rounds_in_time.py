@@ -462,6 +462,19 @@ def test_a_second_is_enough_on_every_preset(preset):
         build(codec=codec, budget=budgets.bandwidth(1.0, k_min=4), **extra)
 
 
+def test_who_sends_its_rows_for_less_than_it_is_granted_sends_them():
+    """Labels of 100 items for two actions are 200 bits, a third action 128."""
+    codec = actions(16, index="items")
+    everyone = {"sampler": samplers.fixed_size(U, U), "n_widths": 1, "chunk": U}
+    _, infos = go(build(codec=codec, budget=budgets.fixed(2), **everyone), 1)
+    (info,) = infos
+    ran = info.n_examples > 0
+    has_three = info.n_examples == 3  # an interaction and two negatives
+    assert has_three.sum() == 1
+    np.testing.assert_array_equal(info.n_actions[ran], np.where(has_three[ran], 3, 2))
+    np.testing.assert_array_equal(info.distortion[ran] == 0, has_three[ran])
+
+
 def test_a_budget_may_be_traced():
     @jax.jit
     def granted(seconds):

@@ -6,7 +6,8 @@ near-exact one-dimensional solution along the first direction. Both are cheap, a
 of ten full-width Lloyd iterations from the same start, and below ten from k-means++
 (`benchmarks/distortion.py` measures it on real deltas).
 
-A client that may send as many actions as it has touched rows sends the rows, without labels.
+A client that may send as many actions as it has touched rows sends the rows, without labels: the
+touched set and an action for each, in either form.
 
 State: none. Biased: every row becomes the mean of its cluster, so a client's sum over its rows is
 kept. Support: exact, the touched rows. The server can read: which items were touched, and each
@@ -91,7 +92,7 @@ def actions(
         table = kmeans1d.table(coords[:, 0], delta.mask, k, bins=max(48, 3 * k))
         points = directions.Points(coords if narrow else delta.row, coords[:, 0], table)
         error = directions.errors(delta.row, delta.mask, points)
-        if index == "touched" and dtype == "float32":
+        if dtype == "float32":
             # Rows of their own.
             error = jnp.where(jnp.arange(k + 1) < delta.mask.sum(), error, 0)
         return Prepared(error, points)
@@ -100,9 +101,7 @@ def actions(
         del key
         k_used = jnp.minimum(jnp.minimum(k_granted, k), delta.mask.sum(dtype=jnp.int32))
         found = directions.cluster(prepared.work, delta.mask, k_used, iterations)
-        label = found.label
-        if index == "touched":
-            label = bits.own_actions(delta.item, delta.mask, label, k_used, k, ctx.sizes.items)
+        label = bits.own_actions(delta.item, delta.mask, found.label, k_used, k, ctx.sizes.items)
         centroid = kmeans.means(bits.in_range(delta.row), delta.mask, label, k)
         data = {
             "item": delta.item,

@@ -216,7 +216,12 @@ def expected_bits(name: str, items: np.ndarray, granted: int) -> int:
         direction = r * d if n else 0
         return 160 + width * (direction + k * r) + which + n * ceil_log2(max(k, 1))
     assert kind == "actions"
-    index = m * ceil_log2(k + 1) if how[0] == "items" else which + n * ceil_log2(max(k, 1))
+    if k == n:  # an action each: no labels
+        index = which
+    elif how[0] == "items":
+        index = m * ceil_log2(k + 1)
+    else:
+        index = which + n * ceil_log2(max(k, 1))
     return 160 + width * k * d + index
 
 

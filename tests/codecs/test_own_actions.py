@@ -35,9 +35,9 @@ def encoded(codec, found: ItemDelta, k: int = 16):
     return jax.jit(encode)(found)
 
 
-@pytest.mark.parametrize("labels", ["fixed", "entropy"])
-def test_they_are_lossless_and_as_small_as_rows(labels):
-    codec = actions(16, labels=labels)
+@pytest.mark.parametrize("form", [{}, {"labels": "entropy"}, {"index": "items"}], ids=str)
+def test_they_are_lossless_and_as_small_as_rows(form):
+    codec = actions(16, **form)
     for n in (2, 9, 16):
         found = delta(n)
         payload, decoded, _ = encoded(codec, found)

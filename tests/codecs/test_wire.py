@@ -166,7 +166,7 @@ def resealed(raw: bytes) -> bytes:
     [
         (lambda raw: raw[:12], "12 bytes: a payload has a header of 20"),
         (lambda raw: raw[:-1], "checksum does not match"),
-        (lambda raw: b"\x01" + raw[1:], "wire version 1: this library reads version 2"),
+        (lambda raw: b"\x01" + raw[1:], "wire version 1: this library reads version 3"),
         (lambda raw: raw[:30] + bytes([raw[30] ^ 1]) + raw[31:], "checksum does not match"),
         (lambda raw: resealed(raw[:-1]), "truncated"),
         (lambda raw: resealed(raw + b"\0"), "bits left over"),
