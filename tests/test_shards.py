@@ -26,7 +26,7 @@ from fedras_jax.run import run, run_group
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
 
-# Two widths, one client without a history; four devices have 25 rows each.
+# One client without a history; four devices have 25 rows each.
 LENGTHS = np.array([3, 8, 12, 0, 20, 25, 33, 1, 5, 98, 17, 10, 7, 7, 30, 2, 4, 40, 9, 6])
 U, M, D, N = len(LENGTHS), 100, 8, 4
 DATA = make_histories(LENGTHS, M)
@@ -52,6 +52,7 @@ PARTS = {
     },
 }
 TRAINED = [*PARTS]
+TWO_WIDTHS = ["dense"]  # half the time to compile the others
 PARTS["some rows"] = {"codec": top_rows(16)}
 PARTS["its own reducer"] = {
     "reducer": reducers.touched_mean()._replace(zero=lambda sizes: jnp.zeros(3))
@@ -68,7 +69,7 @@ def build(case="dense", *, spread, devices=N, n_items=M):
         training=factored(0.3, 0.01, batch_size=32),
         sampler=samplers.fixed_size(U, 7),
         negatives=2,
-        n_widths=2,
+        n_widths=2 if case in TWO_WIDTHS else 1,
         chunk=4,
         seed=3,
         mesh=cohort.client_mesh(devices),
@@ -117,8 +118,19 @@ def test_the_first_tables_are_the_same_bits():
     jax.tree.map(np.testing.assert_array_equal, two, one)
 
 
-def _largest(program: str) -> int:
-    """Numbers in the largest array of a compiled program."""
+@functools.cache
+def largest(case, spread, n_items):
+    """Numbers in the largest array of the compiled round of one device."""
+    algorithm = build(case, spread=spread, n_items=n_items)
+    mesh = cohort.client_mesh(N)
+
+    def lies(x):
+        rows = jax.sharding.PartitionSpec(cohort.AXIS if x.shape[:1] == (n_items,) else None)
+        place = jax.sharding.NamedSharding(mesh, rows if x.ndim else jax.sharding.PartitionSpec())
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place if spread else None)
+
+    state = jax.tree.map(lies, jax.eval_shape(algorithm.init))
+    program = jax.jit(algorithm.step).lower(state, DATA).compile().as_text()
     shapes = re.findall(r"\b(?:pred|bf16|[fsu]\d+)\[([\d,]+)\]", program)
     return max(math.prod(map(int, shape.split(","))) for shape in shapes)
 
@@ -129,21 +141,9 @@ def _largest(program: str) -> int:
 def test_no_device_ever_holds_a_whole_table(case):
     """In the compiled round of one device no array is larger than a device's rows."""
     n_items = 100_000
-    algorithm = build(case, spread=True, n_items=n_items)
-    mesh = cohort.client_mesh(N)
-
-    def lies(x):
-        rows = jax.sharding.PartitionSpec(cohort.AXIS if x.shape[:1] == (n_items,) else None)
-        place = jax.sharding.NamedSharding(mesh, rows if x.ndim else jax.sharding.PartitionSpec())
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
-    state = jax.tree.map(lies, jax.eval_shape(algorithm.init))
-    program = jax.jit(algorithm.step).lower(state, DATA).compile().as_text()
-    assert _largest(program) == n_items // N * D
+    assert largest(case, True, n_items) == n_items // N * D
     # It would have been seen.
-    whole = build("dense", spread=False, n_items=n_items)
-    program = jax.jit(whole.step).lower(jax.eval_shape(whole.init), DATA).compile().as_text()
-    assert _largest(program) == n_items * D
+    assert largest("dense", False, n_items) == n_items * D
 
 
 def test_ranks_from_a_spread_table_are_those_from_a_whole_one():
