@@ -31,6 +31,15 @@ FIGURES = ("status", "codec", "seed", "client_lr", "hr@10", "payload.up_bytes_me
 
 
 @pytest.fixture(scope="module")
+def ray():
+    """A Ray of this machine, which takes ten seconds to start."""
+    found = pytest.importorskip("ray")
+    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The same sweep in this process."""
     return sweeps.sweep(BASE, AXES, workdir=tmp_path_factory.mktemp("here"), devices=2)
@@ -53,14 +62,9 @@ def _rows(table):
 # Sockets that Ray leaves to the end of the process.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ray_spreads_groups_over_workers(tmp_path, here):
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        engine = engines.ray(cpus=1)
-        done = list(sweeps.execute(_plan(tmp_path), tmp_path, engine=engine, options=Options()))
-    finally:
-        ray.shutdown()
+def test_ray_spreads_groups_over_workers(tmp_path, here, ray):
+    engine = engines.ray(cpus=1)
+    done = list(sweeps.execute(_plan(tmp_path), tmp_path, engine=engine, options=Options()))
     workers = {one.where for one in done}
     assert len(workers) == 2
     assert not any(where.endswith(f":{os.getpid()}") for where in workers)
@@ -80,25 +84,20 @@ def _workers():
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker in /proc")
-def test_ray_tries_again_where_a_worker_dies(tmp_path):
-    ray = pytest.importorskip("ray")
+def test_ray_tries_again_where_a_worker_dies(tmp_path, ray):
     specs = sweeps.expand(BASE.replace(rounds=600), {"seed": [0, 1, 2]})
-    options = Options(checkpoint_every=20)
+    options = Options(checkpoint_every=100)
     engine = engines.ray(cpus=1)
     planned = sweeps.plan(specs, tmp_path)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            ended = pool.submit(
-                lambda: list(sweeps.execute(planned, tmp_path, engine=engine, options=options))
-            )
-            while not list(tmp_path.glob("runs/*/checkpoints/20")) and not ended.done():
-                time.sleep(0.01)
-            (worker,) = _workers()
-            os.kill(worker, signal.SIGKILL)
-            (done,) = ended.result()
-    finally:
-        ray.shutdown()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(
+            lambda: list(sweeps.execute(planned, tmp_path, engine=engine, options=options))
+        )
+        while not list(tmp_path.glob("runs/*/checkpoints/100")) and not ended.done():
+            time.sleep(0.01)
+        (worker,) = _workers()
+        os.kill(worker, signal.SIGKILL)
+        (done,) = ended.result()
     assert done.error is None
     assert not done.where.endswith(f":{worker}")
     assert results.load(tmp_path)["status"].to_pylist() == ["finished"] * 3
@@ -127,8 +126,9 @@ def test_a_group_that_fails_is_told_and_stops_no_other(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_ray_cluster_that_cannot_be_reached_is_an_error(tmp_path):
-    pytest.importorskip("ray")
+def test_a_ray_cluster_that_cannot_be_reached_is_an_error(tmp_path, monkeypatch):
+    # Another test's may be here, and would be taken.
+    monkeypatch.setattr(pytest.importorskip("ray"), "is_initialized", lambda: False)
     engine = engines.ray("127.0.0.1:1")
     with pytest.raises(SpecError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         sweeps.sweep(BASE, {"seed": [0]}, workdir=tmp_path, engine=engine)
