@@ -54,7 +54,7 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
     "profile": (flags.DEFINE_string, "Devices and networks: a preset, or a table's path."),
     "arrival": (flags.DEFINE_string, "When a round ends, and whose payload counts."),
     "encode_work": (flags.DEFINE_float, "Examples that encoding a row with an action counts as."),
-    "flight_gib": (flags.DEFINE_float, "Memory that payloads in flight may take, GiB."),
+    "flight_gib": (flags.DEFINE_float, "Memory that payloads in flight may take on a device, GiB."),
     "downlink": (flags.DEFINE_string, "What the server sends; dense: the whole table."),
     "snapshot_bits": (
         flags.DEFINE_integer,

@@ -59,7 +59,7 @@ class Spec:
         or the path of a table with a line a client (`data.profile_file`).
       arrival, arrival_args: when a round ends, and whose payload counts.
       encode_work: examples whose training takes as long as encoding a row with one action.
-      flight_gib: memory that payloads in flight may take.
+      flight_gib: memory that payloads in flight may take on a device.
       downlink, downlink_args: the server's payload; 'dense' sends the whole public table.
       snapshot_bits: 32, or 4 to 8, bits an entry of the public table, as clients fetch it whole.
       downlink_trend: share of what the server sends that clients go on with by themselves, in every
