@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.harness import Work
-from fedras_jax import client, cohort, examples, factored, rng
+from fedras_jax import client, cohort, examples, factored, rng, shards
 from fedras_jax.assembly import assemble
 from fedras_jax.data import Split
 from fedras_jax.simulate import simulate
@@ -59,13 +59,18 @@ def whole_rounds(spec: Spec, split: Split, rounds: int, **how: Any) -> Callable[
     return lambda: jax.block_until_ready(advance(state, data))
 
 
-def going_on(spec: Spec, split: Split, rounds: int, **how: Any) -> Callable[[], Any]:
+def going_on(spec: Spec, split: Split, rounds: int, mesh: Mesh | None = None) -> Callable[[], Any]:
     """A function that runs the next so many rounds at every call, as a run does: the state of the
     call before is given away. For policies that keep payloads from round to round.
     """
-    _, algorithm, data = assemble(spec, split, **how)
+    _, algorithm, data = assemble(spec, split, mesh=mesh)
     advance = jax.jit(lambda s, d: simulate(algorithm, s, d, rounds), donate_argnums=0)
-    held = [jax.jit(algorithm.init)()]
+    init = jax.jit(algorithm.init)
+    if mesh is not None:
+        # Where rounds leave it: else the second call would compile again.
+        there = shards.of_state(jax.eval_shape(algorithm.init), mesh, spread=False)
+        init = jax.jit(algorithm.init, out_shardings=there)
+    held = [init()]
 
     def turn() -> Any:
         state, info = jax.block_until_ready(advance(held.pop(), data))
