@@ -70,6 +70,8 @@ class Programs:
         """
         over_clients, over_runs = (mesh, None) if size == 1 else (None, mesh)
         self.mesh = mesh
+        # Devices that payloads in flight may lie on; another number may have made them.
+        self._n_homes = 1 if over_clients is None else over_clients.devices.size
         self._slots = slots_of(size, mesh)
         self._n_clients, self._split = split.n_clients, split
         self._compiled = False
@@ -146,13 +148,12 @@ class Programs:
 
     def states(self, of_each: Sequence[FedState]) -> FedState:
         """The runs' states, from host arrays, on the devices where these run."""
-        if self._gather is not None:
-            assert self.mesh is not None
-            n = self.mesh.devices.size
-            of_each = [
-                dataclasses.replace(state, flight=flight.scatter(state.flight, n))
-                for state in of_each
-            ]
+        of_each = [
+            dataclasses.replace(state, flight=flight.scatter(state.flight, self._n_homes))
+            if isinstance(state.flight, InFlight)
+            else state
+            for state in of_each
+        ]
         return hosts.put(self._stacked(of_each), self._of_states)
 
     def gather(self, state: FedState) -> FedState:

@@ -55,8 +55,8 @@ def run(spec, workdir, devices=2, **options):
     (result,) = run_group(
         [spec],
         workdirs=[workdir],
-        mesh=cohort.client_mesh(devices),
-        options=Options(**options),
+        mesh=cohort.client_mesh(devices) if devices > 1 else None,
+        options=Options(devices=devices, **options),
         kept=KEPT if devices == 2 else None,
     )
     return result
