@@ -76,7 +76,8 @@ def policies(
     if codec.max_actions and budget.most_bits is not None and _known(clients):
         before = clients.latency + n_examples / clients.compute
         most = budget.most_bits(clients.up, before)
-        needed = bits.least(codec.fields(sizes), sizes, several=bool(np.all(n_examples != 1)))
+        fewest = int(n_examples[trained].min(initial=sizes.items))
+        needed = bits.least(codec.fields(sizes), sizes, fewest, codec.max_actions)
         # A budget that is swept over is a tracer.
         best = np.max(np.where(trained, most, 0)) if _known(most) else np.inf
         if trained.any() and best < needed:

@@ -177,22 +177,28 @@ def by_actions(
     return size
 
 
-def least(fields: Sequence[Field], sizes: Sizes, several: bool = True) -> int:
+def least(fields: Sequence[Field], sizes: Sizes, rows: int, max_actions: int) -> int:
     """A lower bound on a payload with an action: header, action, and what a row takes.
 
     What the touched set and entropy-coded labels take, which differs, counts as nothing, and a
-    single action needs no label, unless untouched items are told by another one.
+    single action needs no label, unless untouched items are told by another one. No labels are
+    needed either where every row has an action of its own.
 
     Args:
       fields: the codec's declaration. sizes: M and D.
-      several: of a client with more than one row. A single row has an action of its own, and
-        never needs a label.
+      rows: the fewest rows of a client, at least 1.
+      max_actions: K.
     """
-    entries = {"once": 1, "action": 1, "row": 1, "item": sizes.items, "set": 0}
-    free = ("label", "entropy", "levels")
-    untouched = several * ("item",)
-    told = [f for f in fields if f.dtype not in free or (f.dtype == "label" and f.per in untouched)]
-    return HEADER_BITS + sum(entries[field.per] * field.bits for field in told)
+    free = ("label", "entropy", "levels", "set")
+    told = [f for f in fields if f.dtype not in free]
+
+    def bound(n):
+        entries = {"once": 1, "action": n, "row": n, "item": sizes.items}
+        return HEADER_BITS + sum(entries[field.per] * field.bits for field in told)
+
+    for_untouched = any(f.dtype == "label" and f.per == "item" for f in fields)
+    told_apart = bound(1) + sizes.items * for_untouched
+    return min(told_apart, bound(rows)) if rows <= max_actions else told_apart
 
 
 def _count(

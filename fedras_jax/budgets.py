@@ -212,7 +212,8 @@ def at_no_cost(outlook: Outlook, k: Array) -> Array:
     """The largest number of actions whose payload is no larger than that of the k granted.
 
     An action for every row does without labels, so it may take fewer bits than fewer actions: who
-    can have its rows as they are for as much or less, sends them, whatever the policy.
+    can have its rows as they are for as much or less, sends them, whatever the policy. Sizes of
+    entropy-coded labels are those told beforehand, and the clock counts what is sent as encoded.
 
     Args:
       outlook: of a client. k: i32[], what its policy grants, of what the codec holds at most.

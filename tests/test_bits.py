@@ -199,6 +199,29 @@ def test_sizes_are_known_before_anything_is_encoded(codec):
         assert len(set(row.tolist())) == 1 + min(n, K)
 
 
+@pytest.mark.parametrize(
+    ("codec", "rows", "expected"),
+    [
+        (actions(K), 1, 160 + 128),
+        (actions(K), 9, 160 + 128),
+        (actions(K, index="items"), 1, 160 + 128),  # a row of its own
+        (actions(K, index="items"), 2, 160 + 128 + 60),  # one action, and a bit an item
+        (actions(K, index="items", dtype="float16"), 2, 160 + 64 + 60),
+        (actions(K, index="items", dtype="float16"), K + 1, 160 + 64 + 60),
+    ],
+)
+def test_the_least_payload(codec, rows, expected):
+    assert bits.least(codec.fields(SIZES), SIZES, rows, K) == expected
+
+
+def test_two_rows_may_take_less_than_labels_of_all_items():
+    sizes = Sizes(items=1000, dim=4)
+    found = [
+        bits.least(actions(K, index="items").fields(sizes), sizes, n, K) for n in (2, K, K + 1)
+    ]
+    assert found == [160 + 2 * 128, 160 + K * 128, 160 + 128 + 1000]
+
+
 ENTROPY = actions(K, labels="entropy").fields(SIZES)
 
 

@@ -257,8 +257,8 @@ def test_checkpoints_of_another_spec_are_refused_with_the_difference(folder, tmp
 
 
 def test_checkpoints_of_another_version_are_refused(folder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
-    with pytest.raises(ResultsError, match="holds checkpoints of version 1, this is version 2"):
+    monkeypatch.setattr(checkpoint, "VERSION", 3)
+    with pytest.raises(ResultsError, match="holds checkpoints of version 2, this is version 3"):
         run(SPEC, folder)
 
 
