@@ -67,6 +67,8 @@ def canonical(codec: Codec, sizes: Sizes, payload: Payload) -> dict[str, np.ndar
     k = int(data.get("k", 0))
     if not 0 <= k <= codec.max_actions:
         raise WireError(f"{k} actions, but codec {codec.name} holds at most {codec.max_actions}")
+    if k > item.size:
+        raise WireError(f"{k} actions for {item.size} rows")
     if codec.max_actions and item.size and not k:
         raise WireError(f"{item.size} rows and no action: codec {codec.name} sends at least one")
     out = {"item": item, "mask": np.ones(item.size, bool)}
@@ -166,7 +168,10 @@ def unpack(
     stream = coding.Reader(np.frombuffer(raw, np.uint8, offset=HEADER_BYTES))
     n, k = head.n, head.k
     data: dict[str, Any] = {}
-    for field in codec.fields(sizes):
+    fields = codec.fields(sizes)
+    if head.form and not any(_sends_set(field, n, k) for field in fields):
+        raise WireError(f"a form of the touched set, {head.form}, but no set")
+    for field in fields:
         if field.dtype == "set":
             data["item"] = coding.read_set(stream, head.form, n, field.shape[0])
         elif _own_actions(field, n, k):
@@ -212,6 +217,8 @@ def _read_header(codec: Codec, sizes: Sizes, raw: bytes) -> _Head:
     universe = _universe(codec, sizes)
     if head.n > universe:
         raise WireError(f"{head.n} rows sent out of {universe}")
+    if head.k > head.n:
+        raise WireError(f"{head.k} actions for {head.n} rows")
     if head.k > codec.max_actions or (codec.max_actions and head.n and not head.k):
         raise WireError(f"{head.k} actions: codec {codec.name} holds 1 to {codec.max_actions}")
     return head
@@ -235,6 +242,11 @@ def _own_actions(field: Field, n: int, k: int) -> bool:
     """Whether the field is of labels that do not travel, because every row has its own action."""
     single = field.dtype == "entropy" or (field.dtype == "label" and not field.shape)
     return single and k == n > 0
+
+
+def _sends_set(field: Field, n: int, k: int) -> bool:
+    """Whether the field is written as the set of sent rows."""
+    return field.dtype == "set" or (field.per == "item" and _own_actions(field, n, k))
 
 
 def _entries(field: Field, n: int, k: int, sizes: Sizes) -> int:

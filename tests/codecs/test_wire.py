@@ -184,6 +184,15 @@ def test_damage_is_refused(change, message):
         wire.unpack(codec, SIZES, change(raw))
 
 
+def test_what_the_sizes_leave_no_room_for_is_refused():
+    codec, _, raw = example("dense")
+    with pytest.raises(WireError, match="a form of the touched set, 1, but no set"):
+        wire.unpack(codec, SIZES, resealed(raw[:1] + b"\x01" + raw[2:]))
+    codec, _, raw = example()
+    with pytest.raises(WireError, match="16 actions for 3 rows"):
+        wire.unpack(codec, SIZES, resealed(raw[:12] + b"\0\0\0\x03" + raw[16:]))
+
+
 def test_another_table_or_codec_is_refused():
     codec, _, raw = example()
     with pytest.raises(WireError, match="a table of 300 x 8, but this one is 301 x 8"):
