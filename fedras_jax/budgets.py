@@ -19,7 +19,10 @@ from fedras_jax.types import Array, Budget, Number, Outlook
 
 
 def fixed(k: int | None = None) -> Budget:
-    """The same k for everyone, always; as many as the codec holds when None."""
+    """The same k for everyone in every round; as many as the codec holds when None.
+
+    Who has its rows for as few bits sends those, as with every policy (`at_no_cost`).
+    """
     if k is not None:
         _positive("fixed", k=k)
 
@@ -212,8 +215,9 @@ def at_no_cost(outlook: Outlook, k: Array) -> Array:
     """The largest number of actions whose payload is no larger than that of the k granted.
 
     An action for every row does without labels, so it may take fewer bits than fewer actions: who
-    can have its rows as they are for as much or less, sends them, whatever the policy. Sizes of
-    entropy-coded labels are those told beforehand, and the clock counts what is sent as encoded.
+    can have its rows as they are for as much or less, sends them, whatever the policy; nothing is
+    clustered for that, so it takes no time either. Sizes of entropy-coded labels are those told
+    beforehand.
 
     Args:
       outlook: of a client. k: i32[], what its policy grants, of what the codec holds at most.
@@ -224,8 +228,7 @@ def at_no_cost(outlook: Outlook, k: Array) -> Array:
 
 def _seconds(outlook: Outlook) -> Array:
     """Time of the client's round with every number of actions, f32[K + 1]."""
-    k = jnp.arange(outlook.bits.shape[0])
-    return outlook.seconds + k * outlook.encode_s + outlook.bits / outlook.pace.up
+    return outlook.seconds + outlook.encode_s + outlook.bits / outlook.pace.up
 
 
 def _largest(fits: Array, k_min: int) -> Array:

@@ -43,7 +43,7 @@ def empty(
       capacity: slots P.
       shapes: of the payloads' leaves, by width.
       shared: the model's shared parameters.
-      gib: memory that the slots may take on a device.
+      gib: memory that the slots may take on a device; a checkpoint holds them once more meanwhile.
       n_devices: how many devices make payloads; any of them may have made all.
 
     Raises:
@@ -51,7 +51,7 @@ def empty(
     """
     widest = shapes[max(shapes)]
     leaves = jax.tree.leaves((widest, jax.eval_shape(lambda: shared)))
-    size = capacity * sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves)
+    size = (capacity + 1) * sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves)
     if size > gib * 2**30:
         raise SpecError(
             f"{capacity} payloads in flight take {size / 2**30:.1f} GiB, above flight_gib={gib:g}: "
@@ -200,6 +200,8 @@ def pin(flight: InFlight, mesh: Mesh | None) -> InFlight:
 
 def gather(flight: InFlight, shapes: Shapes, n_items: int) -> InFlight:
     """The same as if one device had made all, and nothing else had been there before them.
+
+    So it holds nothing that depends on how devices have written what nobody wants.
 
     Args:
       flight: of any number of devices.

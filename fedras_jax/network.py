@@ -109,6 +109,19 @@ def phases(pace: Pace, bits_down: Array, work: Array, encoding: Array, bits_up: 
     )
 
 
+def clustered(rows: Array, k: Array) -> Array:
+    """What encoding takes the time of, rows times actions, f32; counted by `encode_work`.
+
+    Rows that have an action each are sent as they are, so nothing is clustered. Codecs without
+    actions, k = 0, take as long as one action does.
+
+    Args:
+      rows, k: of the same shape; touched rows, and actions granted.
+    """
+    rows = jnp.asarray(rows, jnp.float32)
+    return jnp.where(k < rows, rows * jnp.maximum(k, 1), 0)
+
+
 def spent(phases: Array, begin: Array, length: Array) -> Array:
     """What a client was busy with from `begin` of its own time on for `length` seconds, f32[5]."""
     ends = jnp.cumsum(phases)

@@ -118,8 +118,8 @@ class Programs:
         if over_runs is not None:
             self._of_runs = NamedSharding(over_runs, PartitionSpec(cohort.AXIS))
         self._of_states: Any = self._of_runs
+        shapes = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None], plain.init()))
         if over_clients is not None:
-            shapes = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None], plain.init()))
             self._of_states = shards.of_state(shapes, over_clients, spread=spread_items, lead=1)
         self.data = hosts.put(data, everywhere)
         compiled = functools.partial(jax.jit, out_shardings=self._of_runs)
@@ -129,7 +129,7 @@ class Programs:
         self.rank: Any = compiled(rank)
         self.finite = compiled(finite)
         self._gather: Any = None
-        if over_clients is not None and isinstance(shapes.flight, InFlight):
+        if isinstance(shapes.flight, InFlight):
             self._gather = compiled(gather)
 
     def arguments(self, specs: Sequence[Spec]) -> Arguments:

@@ -249,7 +249,7 @@ class _Happened:
     Attributes:
       round: i32[R], from 0.
       client: i32[R, C] global ids. here: bool[R, C], False in empty slots.
-      examples: f32[R, C]. encoded: f32[R, C], actions that encoding took the time of.
+      examples: f32[R, C]. encoded: f32[R, C], rows times actions that encoding took the time of.
       up: f32[R, C], bits of whole payloads.
       published: f32[R], bits.
     """
@@ -276,15 +276,15 @@ def _happened(run: Run) -> tuple[_Happened, tuple[np.ndarray, np.ndarray]]:
         out[place] = values
         return out
 
-    lossless = _codec(spec).lossless
-    actions = clients["n_actions"]
+    # Without transforms an example is a row.
+    granted = clients["examples"] * (not _codec(spec).lossless), clients["n_actions"]
     return (
         _Happened(
             round=np.arange(len(rows), dtype=np.int32),
             client=by_round(clients["client"], np.int32),
             here=by_round(True, bool),
             examples=by_round(clients["examples"], np.float32),
-            encoded=by_round(0 * actions if lossless else np.maximum(actions, 1), np.float32),
+            encoded=by_round(network.clustered(*map(jnp.asarray, granted)), np.float32),
             up=by_round(8 * clients["payload_bytes"], np.float32),
             published=np.array([8 * row["published_bytes"] for row in rows], np.float32),
         ),
@@ -315,7 +315,9 @@ def _all_granted(spec: Spec, profile: Profile, happened: _Happened, before: np.n
             error=None,
             bits=jnp.full(most + 1, up),
             seconds=seconds,
-            encode_s=spec.encode_work * examples / known.compute,
+            encode_s=spec.encode_work
+            * network.clustered(examples, jnp.arange(most + 1))
+            / known.compute,
             pace=known,
         )
         return budget.allocate(outlook, budget.init())
@@ -357,8 +359,7 @@ def _replay(
         pace, draws = network.chance(seed, round_, client, device)
         known = network.pace(device)
         down = jnp.where(owed > 0, owed + shared, 0)
-        encoding = encode_work * examples * encoded
-        phases = network.phases(pace, down, examples * epochs, encoding, up)
+        phases = network.phases(pace, down, examples * epochs, encode_work * encoded, up)
         before = network.phases(known, down, examples * epochs, jnp.zeros(()), jnp.zeros(()))
         outcome = network.outcome(draws, device.failure, phases)
         # Who has nothing to train on fetches the table, and that is all.

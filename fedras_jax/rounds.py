@@ -259,10 +259,15 @@ def federated(
         codec_key = key(rng.Stream.CODEC)
         prepared = codec.prepare(ctx, codec_key, update.items)
         work = (batch.mask.sum() * result.epochs).astype(jnp.float32)
-        encoding = encode_work * update.items.mask.sum()  # of one action
         bits_down = jnp.where(owed > 0, owed + 32 * n_shared, 0)
 
         n_rows = update.items.mask.sum(dtype=jnp.int32)
+
+        def encoding(k):
+            """Counted in examples."""
+            rows = 0 * n_rows if codec.lossless else n_rows
+            return encode_work * network.clustered(rows, k)
+
         known = network.pace(device)
         before = network.phases(known, bits_down, work, jnp.zeros(()), jnp.zeros(()))
         size = bits.by_actions(
@@ -274,7 +279,7 @@ def federated(
             error=prepared.error,
             bits=size + 32 * n_shared,
             seconds=before.sum(),
-            encode_s=encoding / known.compute,
+            encode_s=encoding(jnp.arange(codec.max_actions + 1)) / known.compute,
             pace=known,
         )
         k = budgets.at_no_cost(outlook, budget.allocate(outlook, budget_state))
@@ -287,7 +292,7 @@ def federated(
             pace,
             bits_down,
             work,
-            encoding * (0 if codec.lossless else jnp.maximum(k, 1)),
+            encoding(k),
             bits.float_bits(all_fields, counts),
         )
         outcome = network.outcome(draws, device.failure, phases)

@@ -146,7 +146,7 @@ class Outlook:
       bits: f32[K + 1], size of the upload with k actions, header and shared parameters included;
         an upper bound where labels are entropy-coded.
       seconds: f32[], what its round takes without encoding and uploading.
-      encode_s: f32[], seconds that each further action takes to encode.
+      encode_s: f32[K + 1], seconds that encoding takes with k actions.
       pace: its speeds as known beforehand, without the round's jitter.
     """
 

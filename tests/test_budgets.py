@@ -27,13 +27,15 @@ def outlooks(n: int = N, k: int = K) -> Outlook:
     random = np.random.default_rng(0)
     floor, saved = random.uniform(0, 0.2, (n, 1)), random.uniform(0.05, 0.9, (n, 1))
     error = np.cumprod(1 - saved * random.random((n, k)), axis=1) * (1 - floor) + floor
+    encoding = np.cumsum(random.lognormal(-7, 1, (n, k + 1)), axis=1)
+    encoding[::3, -3:] = 0  # as many actions as rows: nothing is clustered
     return Outlook(
         round=jnp.asarray(random.integers(0, 50, n), jnp.int32),
         client=jnp.asarray(random.integers(0, 7, n), jnp.int32),
         error=jnp.asarray(np.append(np.ones((n, 1)), error, 1), jnp.float32),
         bits=jnp.asarray(160 + np.cumsum(random.integers(20, 3000, (n, k + 1)), 1), jnp.float32),
         seconds=jnp.asarray(random.lognormal(-2, 1, n), jnp.float32),
-        encode_s=jnp.asarray(random.lognormal(-7, 1, n), jnp.float32),
+        encode_s=jnp.asarray(encoding, jnp.float32),
         pace=Pace(*jnp.asarray(random.lognormal([11, 12, 12, -3], 1, (n, 4)).T, jnp.float32)),
     )
 
@@ -58,9 +60,8 @@ def granted(budget, outlook=None, state=None, k_min: int = 1) -> np.ndarray:
 def exact(outlook=None):
     """In float64: errors, bits, seconds of the round with every k, and the uplink."""
     outlook = jax.tree.map(lambda x: np.asarray(x, float), outlook or outlooks())
-    many = np.arange(outlook.bits.shape[1])
     up = outlook.pace.up[:, None]
-    seconds = outlook.seconds[:, None] + many * outlook.encode_s[:, None] + outlook.bits / up
+    seconds = outlook.seconds[:, None] + outlook.encode_s + outlook.bits / up
     return outlook.error, outlook.bits, seconds, up
 
 
@@ -189,7 +190,7 @@ def with_uplink(up: float, **changed) -> Outlook:
 def test_adaptive_takes_all_that_is_useful_where_uploads_hardly_count():
     """Nothing is gained beyond ten actions here."""
     useful = jnp.where(jnp.arange(K + 1) < 10, outlooks().error, outlooks().error[:, 10:11])
-    found = granted(budgets.adaptive(), with_uplink(1e12, error=useful, encode_s=jnp.zeros(N)))
+    found = granted(budgets.adaptive(), with_uplink(1e12, error=useful, encode_s=jnp.zeros((N, 1))))
     np.testing.assert_array_equal(found, 10)
 
 
@@ -207,7 +208,7 @@ def test_adaptive_grants_more_to_faster_uplinks():
     """Encoding aside, which is no upload, and weighs the more the faster the others are."""
     budget, zeros = budgets.adaptive(0.3), jnp.zeros(N)
     uplinks = np.geomspace(1e2, 1e8, 13)
-    steps = [granted(budget, with_uplink(up, encode_s=zeros)) for up in uplinks]
+    steps = [granted(budget, with_uplink(up, encode_s=zeros[:, None])) for up in uplinks]
     assert (np.diff(steps, axis=0) >= 0).all()
     assert (steps[-1] > steps[0]).mean() > 0.9
 
@@ -236,7 +237,9 @@ def test_adaptive_follows_the_time_that_rounds_take():
 def test_adaptive_takes_all_that_is_useful_where_no_time_passes():
     """`network.ideal`: training takes 0 s and uplinks are infinitely fast."""
     zeros = jnp.zeros(N)
-    found = granted(budgets.adaptive(), with_uplink(jnp.inf, seconds=zeros, encode_s=zeros))
+    found = granted(
+        budgets.adaptive(), with_uplink(jnp.inf, seconds=zeros, encode_s=zeros[:, None])
+    )
     np.testing.assert_array_equal(found, K)
 
 

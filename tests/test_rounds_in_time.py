@@ -138,7 +138,8 @@ def test_seconds_are_what_the_profile_says():
         # The whole table is published anew after every round; the first is there.
         down = np.full(C, algorithm.snapshot_bits * (r > 0), float)
         work = 2.0 * info.n_examples
-        encoding = network.ENCODE_WORK * info.n_examples * 3
+        # Three rows are sent as they are; a client has three: one item and two negatives.
+        encoding = network.ENCODE_WORK * info.n_examples * 3 * (info.n_examples > 3)
         expected = (
             profile.latency[who]
             + down / profile.down[who]
@@ -146,6 +147,21 @@ def test_seconds_are_what_the_profile_says():
             + up / profile.up[who]
         )
         np.testing.assert_allclose(info.outcome.seconds[ran], expected[ran], rtol=1e-5)
+
+
+def test_rows_of_their_own_take_no_clustering():
+    """Where that takes ages only those are in time that have an action for every row."""
+    profile = profiles.mobile(U, seed=1, jitter=0)
+    parts = {"profile": profile, "codec": actions(16), "encode_work": 1e9, "n_widths": 1}
+    _, infos = go(build(budget=budgets.round_time(30.0), **parts), 4)
+    few = 0
+    for info in infos:
+        ran, own = info.n_examples > 0, info.n_actions == info.n_examples
+        np.testing.assert_array_equal(info.outcome.seconds[ran] <= 30, own[ran])
+        np.testing.assert_array_equal(info.n_examples[ran] <= 16, own[ran])
+        np.testing.assert_array_equal(info.n_actions[ran & ~own], 1)
+        few += (own & ran).sum()
+    assert few > 3
 
 
 def test_who_has_missed_little_fetches_little():
