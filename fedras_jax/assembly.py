@@ -120,8 +120,10 @@ def split_of(
 
 
 def data_key(spec: Spec) -> tuple[Any, ...]:
-    """What a Spec's data depends on."""
-    return tuple(getattr(spec, name) for name in DATA_FIELDS)
+    """What a Spec's data depends on: whichever item is ranked, it is the same data."""
+    validation = True if spec.evaluate_on == "valid" else spec.validation
+    fields = {name: getattr(spec, name) for name in DATA_FIELDS if name != "evaluate_on"}
+    return tuple((fields | {"validation": validation}).values())
 
 
 def histories(split: Split) -> Histories:

@@ -35,7 +35,7 @@ from fedras_jax import (
 from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.options import Options
-from fedras_jax.programs import Kept, Programs
+from fedras_jax.programs import Kept, Programs, split_digest
 from fedras_jax.spec import Spec
 from fedras_jax.training import train
 from fedras_jax.types import Algorithm, FedState, PyTree
@@ -114,7 +114,8 @@ def run_group(
     clients are. Runs that stand at different rounds go on in turn, those of a round together.
 
     Args:
-      specs: G experiments with the same `assembly.program`, rounds and evaluations.
+      specs: G experiments with the same `assembly.program`, `assembly.data_key`, rounds and
+        evaluations.
       workdirs: a results folder each; nothing is written when None.
       interactions, mesh: as in `run`.
       options: how.
@@ -198,16 +199,17 @@ def _same_program(specs: Sequence[Spec]) -> Spec:
     """The first of several Specs.
 
     Raises:
-      SpecError: they need more than one program.
+      SpecError: they need more than one program, or may need other data.
     """
     if not specs:
         raise SpecError("a group needs at least one Spec")
     first = specs[0]
     for other in specs[1:]:
         same = assembly.program(other) == assembly.program(first)
+        same = same and assembly.data_key(other) == assembly.data_key(first)
         if not same or (other.rounds, other.eval_every) != (first.rounds, first.eval_every):
             fields = "; ".join(first.differences(other)) or "rounds or eval_every"
-            raise SpecError(f"a group shares one program, but these do not: {fields}")
+            raise SpecError(f"a group shares one program and its data, but these do not: {fields}")
     return first
 
 
@@ -252,12 +254,6 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
     )
     if options.spread_items:
         raise SpecError("spread_items is for the devices of one process, and there are several")
-
-
-def split_digest(split: Split) -> str:
-    """SHA-256 over the arrays of a split."""
-    arrays = (split.offsets, split.items, split.valid, split.test, split.candidates)
-    return checkpoint.digest([x for x in arrays if x is not None])
 
 
 def claim(specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None]) -> list[Path | None]:

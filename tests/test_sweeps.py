@@ -104,10 +104,27 @@ def test_a_group_compiles_once_whatever_its_numbers_and_its_rounds(mesh):
 
 
 def test_what_needs_another_program_is_no_group():
-    with pytest.raises(SpecError, match=r"a group shares one program, but these do not: dim: 4"):
+    with pytest.raises(
+        SpecError, match=r"a group shares one program and its data, but these do not: dim: 4"
+    ):
         run_group([SPEC, SPEC.replace(dim=4)])
     with pytest.raises(SpecError, match="at least one Spec"):
         run_group([])
+
+
+def test_who_may_need_other_data_is_no_group():
+    """A dataset's own split has a validation item where it is asked for."""
+    with pytest.raises(SpecError, match="do not: evaluate_on: 'valid', not 'test'"):
+        run_group([SPEC, SPEC.replace(evaluate_on="valid")])
+    both = [SPEC.replace(validation=True, evaluate_on=which) for which in ("test", "valid")]
+    assert assembly.data_key(both[0]) == assembly.data_key(both[1])
+
+
+def test_the_same_data_is_kept_whatever_asks_for_it():
+    kept = Kept()
+    first = kept.split(SPEC, None, None)
+    assert kept.split(SPEC.replace(evaluate_on="valid"), None, None) is first
+    assert kept.split(SPEC.replace(validation=False), None, None) is not first
 
 
 def test_the_program_depends_on_shapes_alone():
