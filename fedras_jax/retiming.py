@@ -276,15 +276,16 @@ def _happened(run: Run) -> tuple[_Happened, tuple[np.ndarray, np.ndarray]]:
         out[place] = values
         return out
 
-    # Without transforms an example is a row.
-    granted = clients["examples"] * (not _codec(spec).lossless), clients["n_actions"]
+    # Without transforms an example is a row; lossless codecs cluster none.
+    n_rows = clients["examples"] * (not _codec(spec).lossless)
+    encoded = network.clustered(jnp.asarray(n_rows), jnp.asarray(clients["n_actions"]))
     return (
         _Happened(
             round=np.arange(len(rows), dtype=np.int32),
             client=by_round(clients["client"], np.int32),
             here=by_round(True, bool),
             examples=by_round(clients["examples"], np.float32),
-            encoded=by_round(network.clustered(*map(jnp.asarray, granted)), np.float32),
+            encoded=by_round(encoded, np.float32),
             up=by_round(8 * clients["payload_bytes"], np.float32),
             published=np.array([8 * row["published_bytes"] for row in rows], np.float32),
         ),

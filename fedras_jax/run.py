@@ -35,7 +35,7 @@ from fedras_jax import (
 from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.options import Options
-from fedras_jax.programs import Kept, Programs, split_digest
+from fedras_jax.programs import Kept, Programs
 from fedras_jax.spec import Spec
 from fedras_jax.training import train
 from fedras_jax.types import Algorithm, FedState, PyTree
@@ -254,6 +254,12 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
     )
     if options.spread_items:
         raise SpecError("spread_items is for the devices of one process, and there are several")
+
+
+def split_digest(split: Split) -> str:
+    """SHA-256 over the arrays of a split."""
+    arrays = (split.offsets, split.items, split.valid, split.test, split.candidates)
+    return checkpoint.digest([x for x in arrays if x is not None])
 
 
 def claim(specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None]) -> list[Path | None]:

@@ -120,6 +120,26 @@ def test_a_run_goes_on_on_another_number_of_devices(folder, whole):
     np.testing.assert_allclose(result.state.items, whole[1].state.items, atol=1e-4)
 
 
+def test_a_group_goes_on_with_all_that_is_in_flight(tmp_path):
+    """Its runs are dealt to the devices whole, so each has payloads on one alone."""
+    kept, mesh = Kept(), cohort.client_mesh(2)
+
+    def group(name, **options):
+        specs = [SPEC, SPEC.replace(seed=1)]
+        places = [tmp_path / name / str(spec.seed) for spec in specs]
+        options = Options(log_clients=True, **options)
+        return places, run_group(specs, workdirs=places, mesh=mesh, options=options, kept=kept)
+
+    expected = group("whole")
+    asked = iter([False, False, True])
+    with pytest.raises(StoppedError, match="stopped after round 4 of 8"):
+        group("stopped", checkpoint_every=2, stop=lambda: next(asked))
+    found = group("stopped", checkpoint_every=2)
+    for place, result, *whole in zip(*found, *expected, strict=True):
+        assert_same(place, result, whole)
+        assert result.state.flight.present.any()
+
+
 def test_rows_after_the_last_checkpoint_are_run_again(folder, whole):
     """As after `kill -9`: rows of round 3 are there, its checkpoint is not."""
     shutil.rmtree(folder / "checkpoints/4")
