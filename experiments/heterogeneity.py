@@ -245,12 +245,13 @@ def _show(
 
 
 def _report(scenario: str, spec: Spec, finished: Sequence[timing.Timed], folder: Path) -> None:
-    from fedras_jax.assembly import profile_of
+    from fedras_jax.assembly import tiers_of
 
     rows = timing.table(finished, BASELINE, target=TARGET.value)
-    profile = profile_of(spec, finished[0].ranks.shape[1])
-    tier = np.zeros(finished[0].ranks.shape[1], int) if profile is None else profile.tier
-    by_tier = timing.tiers(finished, BASELINE, np.asarray(tier))
+    n_clients = finished[0].ranks.shape[1]
+    tier = tiers_of(spec, n_clients)
+    tier = np.zeros(n_clients, int) if tier is None else tier
+    by_tier = timing.tiers(finished, BASELINE, tier)
     goal = TARGET.value * float(
         np.mean([metrics.summarise(r)[timing.METRIC] for r in finished[0].ranks])
     )
@@ -275,9 +276,7 @@ def _report(scenario: str, spec: Spec, finished: Sequence[timing.Timed], folder:
     report.write_csv(folder / "tiers.csv", by_tier)
     title = f"{spec.dataset} on {scenario}, D={spec.dim}, {spec.rounds} rounds"
     timing_plot.plot(folder / "timing.png", finished, rows, goal=goal, title=title)
-    timing_plot.plot_tiers(
-        folder / "tiers.png", finished, by_tier, np.asarray(tier), title=f"{title}, by tier"
-    )
+    timing_plot.plot_tiers(folder / "tiers.png", finished, by_tier, tier, title=f"{title}, by tier")
 
 
 if __name__ == "__main__":

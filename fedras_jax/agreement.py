@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedras_jax import bits, profiles
+from fedras_jax import bits, profiles, traces
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Arrival, Budget, Codec, Profile, Sizes
+from fedras_jax.types import Arrival, Budget, Codec, Profile, Sizes, Trace
 
 
 def actions(budget: Budget, codec: Codec) -> None:
@@ -26,11 +26,15 @@ def actions(budget: Budget, codec: Codec) -> None:
         raise SpecError(f"the budget grants no action, but codec {codec.name} sends at least one")
 
 
-def profile(found: Profile, n_clients: int) -> Profile:
+def profile(found: Profile | Trace, n_clients: int) -> Profile | Trace:
     """A profile whose values are in range; of traced ones only the shapes can be checked."""
     if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(found)):
-        return profiles.check(found, n_clients)
-    if any(jnp.shape(x) != (n_clients,) for x in jax.tree.leaves(found)):
+        checks: Any = traces if isinstance(found, Trace) else profiles
+        return checks.check(found, n_clients)
+    if isinstance(found, Trace):
+        if jnp.shape(found.offset) != (n_clients + 1,):
+            raise SpecError(f"trace: expected stretches of {n_clients} clients")
+    elif any(jnp.shape(x) != (n_clients,) for x in jax.tree.leaves(found)):
         raise SpecError(f"profile: expected one entry for each of {n_clients} clients")
     return found
 
@@ -39,7 +43,7 @@ def policies(
     budget: Budget,
     arrival: Arrival,
     capacity: int,
-    clients: Profile,
+    clients: Profile | Trace,
     n_examples: np.ndarray,
     error: Any,
     codec: Codec,
@@ -51,6 +55,9 @@ def policies(
       SpecError: they do not.
     """
     n_clients = len(n_examples)
+    known = _known(clients)
+    if isinstance(clients, Trace):
+        clients = traces.best(clients) if known else clients.stretch
     if budget.n_clients not in (0, n_clients):
         raise SpecError(f"the budget knows {budget.n_clients} clients, but there are {n_clients}")
     if budget.needs_error and error is None:
@@ -73,7 +80,7 @@ def policies(
             f"{arrival.in_flight} clients in flight, but there are only {trained.sum()} with "
             "something to train on"
         )
-    if codec.max_actions and budget.most_bits is not None and _known(clients):
+    if codec.max_actions and budget.most_bits is not None and known:
         before = clients.latency + n_examples / clients.compute
         most = budget.most_bits(clients.up, before)
         fewest = int(n_examples[trained].min(initial=sizes.items))
@@ -86,7 +93,7 @@ def policies(
                 f"{-(-needed // 8)} bytes for one with its header, but at most {best / 8:.4g} are "
                 "granted: grant more seconds or bytes, or choose a codec with smaller actions"
             )
-    if arrival.deadline is not None and _known((clients, arrival.deadline)):
+    if arrival.deadline is not None and known and _known(arrival.deadline):
         # Without what it downloads and sends, which depends on the round, and with jitter as
         # lucky as four standard deviations.
         least = clients.latency + n_examples / clients.compute + bits.HEADER_BITS / clients.up

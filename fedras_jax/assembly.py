@@ -32,6 +32,7 @@ from fedras_jax.types import (
     Number,
     Profile,
     RecModel,
+    Trace,
 )
 
 _NUMBERS = ("client_lr", "weight_decay", "server_lr", "encode_work")
@@ -62,7 +63,8 @@ def program(spec: Spec) -> str:
         else:
             del fields[name]
     del fields["profile_args"]
-    fields["profile"] = spec.profile != "ideal"
+    if "." not in spec.profile:  # traces differ in their lengths
+        fields["profile"] = spec.profile != "ideal"
     return json.dumps({k: v for k, v in fields.items() if k not in NOT_IN_DIGEST}, sort_keys=True)
 
 
@@ -203,7 +205,7 @@ def assemble(
     return model, algorithm, histories(split)
 
 
-def profile_of(spec: Spec, n_clients: int) -> Profile | None:
+def profile_of(spec: Spec, n_clients: int) -> Profile | Trace | None:
     """The clients' devices and networks; None for 'ideal'.
 
     Raises:
@@ -216,7 +218,19 @@ def profile_of(spec: Spec, n_clients: int) -> Profile | None:
         return registry.build(
             "profile", registry.PROFILES, spec.profile, n_clients, **spec.profile_args
         )
-    return read_profile(spec.profile, n_clients)
+    return read_profile(spec.profile, n_clients, **spec.profile_args)
+
+
+def tiers_of(spec: Spec, n_clients: int) -> np.ndarray | None:
+    """The clients' kinds of device, i32[U], of a trace those at its beginning; None for 'ideal'.
+
+    Raises:
+      SpecError, DataError: as `profile_of`.
+    """
+    found = profile_of(spec, n_clients)
+    if isinstance(found, Trace):
+        return np.asarray(found.stretch.tier)[found.offset[:-1]]
+    return None if found is None else np.asarray(found.tier)
 
 
 def local_training(

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fedras_jax import network
 from fedras_jax.cohort import AXIS
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Array, InFlight, PyTree, Settled
+from fedras_jax.types import Array, InFlight, PyTree
 
 # Leaves of a payload for each static width of a client.
 Shapes = Mapping[int, Mapping[str, jax.ShapeDtypeStruct]]
@@ -178,10 +178,10 @@ def launch(flight: InFlight, slot: Array, new: InFlight) -> InFlight:
     return dataclasses.replace(after, data=new.data, shared=new.shared)
 
 
-def land(flight: InFlight, settled: Settled) -> InFlight:
-    """What stays in flight after a round."""
-    left = jnp.maximum(flight.seconds - settled.seconds, 0)
-    return dataclasses.replace(flight, present=settled.kept, seconds=left)
+def land(flight: InFlight, seconds: Array, kept: Array) -> InFlight:
+    """What stays in flight after a round of so many seconds: bool[P]."""
+    left = jnp.maximum(flight.seconds - seconds, 0)
+    return dataclasses.replace(flight, present=kept, seconds=left)
 
 
 # ---------------------------------------------------------------- on several devices

@@ -280,9 +280,19 @@ _RULES = {
     "tier": _Rule(np.int32, 0, _INT32, (True, False), "a whole number, 0 or more"),
 }
 
+_AWAY = _Rule(np.float32, 0, 1, (True, True), "a share in [0, 1]")
 
-def check(profile: Profile, n_clients: int) -> Profile:
+
+def check(
+    profile: Profile, n_clients: int, *, away: bool = False, owner: np.ndarray | None = None
+) -> Profile:
     """The profile as NumPy float32 and int32, once it is known to be one of `n_clients` clients.
+
+    Args:
+      profile: one entry a client.
+      n_clients: U.
+      away: whether availability may be 0, for a while.
+      owner: int [U], whom messages say that an entry belongs to; U different clients when None.
 
     Raises:
       SpecError: no clients; a column of another length, or of anything but numbers; a value that
@@ -291,14 +301,17 @@ def check(profile: Profile, n_clients: int) -> Profile:
     if n_clients < 1:
         raise SpecError(f"a profile of {n_clients} clients: choose 1 or more")
     columns: dict[str, Any] = {
-        name: _checked(name, np.asarray(getattr(profile, name)), n_clients) for name in _RULES
+        name: _checked(name, np.asarray(getattr(profile, name)), n_clients, away, owner)
+        for name in _RULES
     }
     return Profile(**columns)
 
 
-def _checked(name: str, found: np.ndarray, n_clients: int) -> np.ndarray:
+def _checked(
+    name: str, found: np.ndarray, n_clients: int, away: bool, owner: np.ndarray | None
+) -> np.ndarray:
     """A column, cast, [U]."""
-    rule = _RULES[name]
+    rule = _AWAY if away and name == "availability" else _RULES[name]
     if found.shape != (n_clients,):
         raise SpecError(
             f"the profile's {name}: expected {n_clients} of them, one a client, got {found.shape}"
@@ -316,10 +329,10 @@ def _checked(name: str, found: np.ndarray, n_clients: int) -> np.ndarray:
     if rule.kind is np.int32:
         good &= values == np.floor(values)
     if not good.all():
-        client = int(np.argmin(good))
+        at = int(np.argmin(good))
+        client = at if owner is None else owner[at]
         raise SpecError(
-            f"the profile's {name} of client {client} is {found[client].item()}: "
-            f"choose {rule.choose}"
+            f"the profile's {name} of client {client} is {found[at].item()}: choose {rule.choose}"
         )
     return values.astype(rule.kind)
 

@@ -202,7 +202,7 @@ def retime(run: Run, spec: Spec) -> tuple[Rows, dict[str, np.ndarray]]:
         all its actions.
     """
     profile = assembly.profile_of(spec, run.ranks["client"].size)
-    assert profile is not None
+    assert isinstance(profile, Profile)  # of a preset
     happened, place = _happened(run)
     bits = {name: round(8 * run.summary["payload"][f"{name}_bytes"]) for name in _WHOLE}
     numbers = (spec.local_epochs, spec.encode_work, bits["table"], bits["shared"])

@@ -39,6 +39,7 @@ from fedras_jax import (
     rng,
     sets,
     shards,
+    traces,
 )
 from fedras_jax.errors import SpecError
 from fedras_jax.types import (
@@ -67,6 +68,7 @@ from fedras_jax.types import (
     Sampler,
     Settled,
     Sizes,
+    Trace,
     Transform,
     Update,
 )
@@ -85,7 +87,7 @@ def federated(
     negatives: int = 4,
     budget: Budget | None = None,
     transforms: Sequence[Transform] = (),
-    profile: Profile | None = None,
+    profile: Profile | Trace | None = None,
     arrival: Arrival | None = None,
     encode_work: float | Array = network.ENCODE_WORK,
     flight_gib: float = 4.0,
@@ -117,8 +119,8 @@ def federated(
       negatives: drawn negatives per training item.
       budget: actions per client; the codec's maximum for everyone when None.
       transforms: applied in order to every update before the codec.
-      profile: the clients' devices and networks, one entry each (`profiles`); None: no time
-        passes, everyone is there and nobody fails.
+      profile: the clients' devices and networks, one entry each (`profiles`), or as they change
+        over time (`traces`); None: no time passes, everyone is there and nobody fails.
       arrival: when a round ends, and whose payload counts; the server waits for everyone when None.
       encode_work: examples whose training takes as long as encoding a row with one action.
       flight_gib: memory that payloads in flight may take on a device, where the arrival policy has
@@ -167,7 +169,9 @@ def federated(
     widths = cohort.plan_widths(n_examples, n_widths)
     chunk = chunk or cohort.default_chunk()
     n_devices = 1 if mesh is None else mesh.devices.size
-    devices = network.ideal(n_clients) if profile is None else agreement.profile(profile, n_clients)
+    devices: Any = network.ideal(n_clients)
+    if profile is not None:
+        devices = agreement.profile(profile, n_clients)
     # Where everyone is the same, one entry will do.
     clients = jax.tree.map(jnp.asarray, network.ideal(1) if profile is None else devices)
     error = jax.eval_shape(
@@ -223,7 +227,12 @@ def federated(
             server=server_state,
             budget=budget.init(),
             flight=(),
+            clock=traces.begin() if isinstance(clients, Trace) else (),
         )
+
+    def devices_at(clock):
+        """What clients are like, leading axis U, or 1 where everyone is the same."""
+        return traces.now(clients, clock) if isinstance(clients, Trace) else clients
 
     def one_client(width, broadcast, inputs, look_up=tables.look_up):
         """Steps 1 to 4 for one client: its payload, and what is kept."""
@@ -372,7 +381,9 @@ def federated(
             )
             ones = jnp.ones(1)
             first = jnp.zeros(1, jnp.int32)
-            members = placed(Cohort(first, ones > 0, ones, ones, jnp.int32(ones)))
+            members = placed(
+                Cohort(first, ones > 0, ones, ones, jnp.int32(ones)), devices_at(state.clock)
+            )
             of_all = (members, lots(jnp.int32(0), members), state.clients, state.codec, state.owed)
             key = rng.address(seed, rng.Stream.SHARED, 0)
             broadcast = (state.round, state.public, state.shared, data, key, state.budget)
@@ -383,16 +394,23 @@ def federated(
 
         return {width: jax.eval_shape(functools.partial(made, width)) for width in widths}
 
-    def draw(round_, free=None):
+    def draw(round_, free=None, here=clients):
         """The cohort of a round, out of those that are there and free: bool[U], None for all."""
         there = free
         if profile is not None:
-            there = network.available(seed, round_, clients)
+            there = network.available(seed, round_, here)
             there = there if free is None else there & free
         if sampler.period == 1:
             return sampler.sample(rng.address(seed, rng.Stream.COHORT, round_), there)
         turn, place = jnp.divmod(round_, sampler.period)
         return sampler.sample(rng.address(seed, rng.Stream.COHORT, turn), there, place)
+
+    def waited(seconds, ran, clock):
+        """How long a round takes in which the server may have to wait for somebody to be there."""
+        if not isinstance(clients, Trace):
+            return seconds
+        idle = ~ran.any() & (seconds == 0)
+        return jnp.where(idle, traces.until_change(clients, clock), seconds)
 
     def free(state):
         """Those that are not at work, bool[U]; None where nobody is between rounds."""
@@ -401,13 +419,13 @@ def federated(
         at_work = jnp.where(state.flight.present, state.flight.client, n_clients)
         return jnp.ones(n_clients, bool).at[at_work].set(False, mode="drop")
 
-    def placed(members):
+    def placed(members, here):
         """A cohort with its slots and devices."""
         if members.slot is None:
             members = dataclasses.replace(members, slot=members.client)
         if members.device is None:
             place = members.client if profile is not None else jnp.zeros_like(members.client)
-            found = jax.tree.map(lambda x: x[place], clients)
+            found = jax.tree.map(lambda x: x[place], here)
             members = dataclasses.replace(members, device=found)
         return members
 
@@ -432,9 +450,10 @@ def federated(
     def step(
         state: FedState, data: Histories, members: Cohort | None = None
     ) -> tuple[FedState, RoundInfo]:
+        here = devices_at(state.clock)
         if members is None:
-            members = draw(state.round, free(state))
-        members = placed(members)
+            members = draw(state.round, free(state), here)
+        members = placed(members, here)
         who, slot, n_slots = members.client, members.slot, state.owed.shape[0]
         assert slot is not None
         round_key = rng.address(seed, rng.Stream.SHARED, state.round)
@@ -460,6 +479,7 @@ def federated(
             settled = arrival.settle(outcome.seconds, ran, outcome.finished, who.shape[0])
             arrived = Arrived(who, info["weight"], jnp.zeros_like(who))
             spent = _spent(settled, outcome.seconds, outcome.phases, ran)
+            seconds = waited(settled.seconds, ran, state.clock)
             in_flight: Any = ()
         else:
             slot_of = flight.berths(state.flight.present, ran)
@@ -512,7 +532,8 @@ def federated(
             info["weight"] = weight.at[slot_of].get(mode="fill", fill_value=0)
             arrived = Arrived(in_flight.client, weight, staleness)
             spent = _spent(settled, in_flight.seconds, in_flight.phases, in_flight.present)
-            in_flight = flight.pin(flight.land(in_flight, settled), mesh)
+            seconds = waited(settled.seconds, ran, state.clock)
+            in_flight = flight.pin(flight.land(in_flight, seconds, settled.kept), mesh)
 
         acc, shared, total = acc
         change = (
@@ -564,6 +585,7 @@ def federated(
             server=server_state,
             budget=budget.update(state.budget, mean_up, settled.seconds),
             flight=in_flight,
+            clock=traces.later(state.clock, seconds) if isinstance(clients, Trace) else (),
         )
         return state, RoundInfo(
             client=who,
@@ -572,7 +594,7 @@ def federated(
             synced=synced,
             counts_down=counts_down,
             arrived=arrived,
-            seconds=settled.seconds,
+            seconds=seconds,
             spent=spent,
             **(info | {"outcome": outcome}),
         )
@@ -585,7 +607,7 @@ def federated(
         n_shared=n_shared,
         down_fields=publishing.fields,
         snapshot_bits=publishing.snapshot_bits,
-        draw=None if arrival.in_flight else draw,
+        draw=None if arrival.in_flight or isinstance(clients, Trace) else draw,
         gather=gather,
     )
 

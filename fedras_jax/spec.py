@@ -56,7 +56,8 @@ class Spec:
       budget, budget_args: how many actions a client may send; 'fixed' without k: as many as the
         codec holds.
       profile, profile_args: the clients' devices and networks: 'ideal' (no time passes), a preset,
-        or the path of a table with a line a client (`data.profile_file`).
+        or the path of a table with a line a client, or of a trace (`data.profile_file`),
+        which takes `period`, s after which it begins anew.
       arrival, arrival_args: when a round ends, and whose payload counts.
       encode_work: examples whose training takes as long as encoding a row with one action.
       flight_gib: memory that payloads in flight may take on a device.
@@ -247,10 +248,15 @@ def _check_types(spec: Spec) -> None:
 def _check_profile(spec: Spec) -> None:
     if spec.profile in registry.PROFILES:
         registry.build("profile", registry.PROFILES, spec.profile, 1, **spec.profile_args)
-    elif "." not in spec.profile:  # not a file's name either
+        return
+    is_file = "." in spec.profile
+    if not is_file:
         registry.lookup("profile", {**registry.PROFILES, "ideal": lambda: None}, spec.profile)
-    if spec.profile not in registry.PROFILES and spec.profile_args:
-        raise SpecError(f"profile {spec.profile!r} takes no profile_args")
+    if other := sorted(set(spec.profile_args) - ({"period"} if is_file else set())):
+        raise SpecError(f"profile {spec.profile!r} takes no profile_args {', '.join(other)}")
+    period = spec.profile_args.get("period", 1)
+    if not isinstance(period, int | float) or not 0 < period < math.inf:
+        raise SpecError(f"profile_args: period must be positive seconds, not {period!r}")
 
 
 def _at_least(spec: Spec, name: str, low: float) -> None:

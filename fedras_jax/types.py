@@ -93,6 +93,25 @@ class Profile:
 
 
 @struct.dataclass
+class Trace:
+    """How clients' devices and networks change over simulated time (`traces`).
+
+    A client's stretches are `stretch[offset[u]:offset[u + 1]]`; each lasts until its next one.
+
+    Attributes:
+      begin: f32[S] s, ascending within a client, whose first one begins at 0.
+      offset: i32[U + 1].
+      stretch: what the client is like in each; leading axis S, and availability may be 0.
+      period: f32[] s after which everything begins anew; infinite where the last ones last.
+    """
+
+    begin: Array | np.ndarray
+    offset: Array | np.ndarray
+    stretch: Profile
+    period: Array | np.ndarray | np.floating
+
+
+@struct.dataclass
 class Arguments:
     """The numbers of an experiment, which a compiled program takes; leading axis G for G of them.
 
@@ -104,7 +123,7 @@ class Arguments:
 
     seed: Array | np.ndarray
     numbers: Mapping[str, Array | np.ndarray]
-    profile: Profile | None
+    profile: Profile | Trace | None
 
 
 @struct.dataclass
@@ -297,6 +316,7 @@ class FedState:
       server: state of the server optimizer.
       budget: state of the budget policy.
       flight: `InFlight`; () where payloads are reduced as they are made.
+      clock: f32[2] s, the simulated time and what rounding has added to it; () without a `Trace`.
     """
 
     round: Array
@@ -311,6 +331,7 @@ class FedState:
     server: PyTree
     budget: PyTree
     flight: PyTree
+    clock: PyTree = ()
 
 
 @struct.dataclass
@@ -587,7 +608,7 @@ class Algorithm(NamedTuple):
       down_fields: of what the server publishes after a round, for its `counts_down`.
       snapshot_bits: size of the whole public table as a client can fetch it, header included.
       draw: round i32[] -> the Cohort that the sampler draws for it; None where that depends on who
-        is still at work.
+        is still at work, or on the time.
       gather: FedState -> the same as one device would have it, for a host to keep
         (`flight.scatter` is the way back).
     """

@@ -4,6 +4,8 @@ import gc
 import json
 import logging
 import shutil
+import tempfile
+from pathlib import Path
 
 import absl.logging
 import jax
@@ -19,6 +21,17 @@ from fedras_jax.programs import Kept
 from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
 
+# Sixty clients, each slower and rarely there after its first seconds, again and again.
+TRACE = Path(tempfile.mkdtemp()) / "trace.csv"
+TRACE.write_text(
+    "client,time,compute,up,down,latency,availability,failure,jitter\n"
+    + "".join(
+        f"{u},0,1e5,{1e6 * (1 + u % 3)},5e6,0.03,1,0.1,0.3\n"
+        f"{u},{0.1 + u / 100},5e4,2e5,1e6,0.1,0.8,0.1,0.3\n"
+        for u in range(60)
+    )
+)
+
 SPEC = Spec(
     dataset="synthetic:60x90x12",
     dim=8,
@@ -27,14 +40,14 @@ SPEC = Spec(
     cohort_size=10,
     batch_size=32,
     candidates=20,
-    # What a state may hold: feedback, payloads in flight, a velocity, a server's moments.
+    # What a state may hold: feedback, payloads in flight, a velocity, a server's moments, a clock.
     codec="directional",
     codec_args={"k": 8},
     feedback_rows=4,
     budget="schedule",
     budget_args={"k": [8, 4], "until": [3]},
-    profile="mobile",
-    profile_args={"failure": 0.1},
+    profile=str(TRACE),
+    profile_args={"period": 2.0},
     arrival="buffered",
     arrival_args={"in_flight": 20},
     downlink="directional",

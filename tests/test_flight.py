@@ -10,7 +10,7 @@ import pytest
 
 from fedras_jax import arrivals, flight
 from fedras_jax.errors import SpecError
-from fedras_jax.types import InFlight, Settled
+from fedras_jax.types import InFlight
 
 M = 50  # items
 D = 3
@@ -214,7 +214,7 @@ def test_too_many_are_refused():
 def test_landing_frees_slots_and_takes_time():
     before = filled(4, seconds=jnp.array([2.0, 3.5, 1.0, 9.0]))
     kept = jnp.array([True, True, False, True])
-    found = jax.jit(flight.land)(before, Settled(~kept, kept, jnp.float32(2)))
+    found = jax.jit(flight.land)(before, jnp.float32(2), kept)
     assert found.present.tolist() == kept.tolist()
     assert found.seconds.tolist() == [0, 1.5, 0, 7]
     same(found.replace(present=kept, seconds=kept), before.replace(present=kept, seconds=kept))
@@ -235,7 +235,7 @@ def test_many_rounds(policy):
         data, shared = flight.put((state.data, ()), (row, (item, ())))
         state = flight.launch(state, slot, new.replace(data=data, shared=shared))
         settled = policy.settle(state.seconds, state.present, state.finished, C)
-        return flight.land(state, settled), settled, state.client
+        return flight.land(state, settled.seconds, settled.kept), settled, state.client
 
     clock, working, took = 0.0, [], []
     for r in range(40):

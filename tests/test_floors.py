@@ -21,7 +21,7 @@ FLOORS = [
         "samplers",
         "metrics",
     },
-    {"client", "factored", "cohort", "shards", "publish", "flight", "agreement"},
+    {"client", "factored", "cohort", "shards", "publish", "flight", "agreement", "traces"},
     {"rounds", "simulate", "evaluate"},
     {
         "wire",

@@ -105,3 +105,17 @@ def test_unknown_field_lists_those_that_exist():
 def test_every_codec_is_a_downlink_or_has_a_reason_not_to_be():
     assert set(registry.DOWNLINKS) | set(registry.NOT_DOWNLINKS) == set(registry.CODECS)
     assert not set(registry.DOWNLINKS) & set(registry.NOT_DOWNLINKS)
+
+
+def test_a_trace_has_a_period_and_nothing_else():
+    Spec(profile="trace.csv", profile_args={"period": 60})
+    for args, message in (
+        ({"failure": 0.1}, "profile 'trace.csv' takes no profile_args failure"),
+        ({"period": 0}, "period must be positive seconds, not 0"),
+        ({"period": "day"}, "period must be positive seconds, not 'day'"),
+        ({"period": float("inf")}, "period must be positive seconds, not inf"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            Spec(profile="trace.csv", profile_args=args)
+    with pytest.raises(SpecError, match="profile 'ideal' takes no profile_args period"):
+        Spec(profile_args={"period": 60})

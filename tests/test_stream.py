@@ -279,12 +279,18 @@ def test_what_is_owed_depends_on_the_last_table_held():
             {"arrival": "buffered", "arrival_args": {"in_flight": 20}},
             "'buffered' cannot be streamed",
         ),
+        ({"profile": "TRACE"}, "is a trace and cannot be streamed"),
         ({"min_rating": 3.0}, r"min_rating=3\.0, but the store .* was made with min_rating=None"),
         ({"validation": False}, "made with validation=True: leave it out"),
         ({"dim": 2**27}, r"2\*\*32 private numbers"),
     ],
 )
-def test_specs_that_do_not_fit_are_refused(folder, changes, message):
+def test_specs_that_do_not_fit_are_refused(folder, tmp_path, changes, message):
+    if "profile" in changes:
+        path = tmp_path / "trace.csv"
+        lines = [f"{u},0,1e5,1e6,1e6,0.1" for u in range(U)]
+        path.write_text("\n".join(["client,time,compute,up,down,latency", *lines]))
+        changes = {"profile": str(path), "profile_args": {}}
     with pytest.raises(SpecError, match=message):
         streamed(spec_of(folder, **changes))
 

@@ -1,4 +1,4 @@
-"""Reads what every client's device and network are like from a table, one line a client."""
+"""Reads what clients' devices and networks are like from a table: a line a client or stretch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedras_jax import profiles
+from fedras_jax import profiles, traces
 from fedras_jax.data.columns import as_numbers
 from fedras_jax.data.storage import Folder, plain_name
 from fedras_jax.data.tables import first_line, parse_text
 from fedras_jax.errors import DataError, SpecError
-from fedras_jax.types import Profile
+from fedras_jax.types import Profile, Trace
 
 REQUIRED = ("compute", "up", "down", "latency")
 DEFAULTS = {"availability": 1, "session": 1, "failure": 0, "jitter": 0, "tier": 0}
 CLIENT = "client"
+TIME = "time"
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-def read_profile(path: str | PathLike[str], n_clients: int) -> Profile:
-    """Reads a profile from `*.csv`, `*.tsv` or `*.parquet`, each plain, `.gz` or `.zip`.
+def read_profile(
+    path: str | PathLike[str], n_clients: int, period: float | None = None
+) -> Profile | Trace:
+    """Reads a profile or a trace from `*.csv`, `*.tsv` or `*.parquet`, each plain, `.gz` or `.zip`.
 
     Columns, in any order, named in the first line of a text file:
 
@@ -39,19 +42,25 @@ def read_profile(path: str | PathLike[str], n_clients: int) -> Profile:
     - optional: `client`, 0 and up, whose line this is. Without it lines are in the order of the
       clients.
 
+    With a column `time`, seconds, it is a trace: a client has a line for each stretch of time in
+    which it is alike, from that time to its next line, in any order, and the first one begins at 0.
+    Then the column `client` is needed, and `availability` may be 0.
+
     Of a longer file the first clients are taken: those with numbers below `n_clients`, or the
     first `n_clients` lines.
 
     Args:
         path: the file.
         n_clients: U.
+        period: s after which a trace begins anew; its last lines last when None.
 
     Returns:
-        NumPy arrays, float32 or int32, leading axis U.
+        NumPy arrays, float32 or int32, leading axis U, or that of a trace's lines.
 
     Raises:
         DataError: nothing there, another kind of file, missing or unknown columns, too few
-            lines, a client with no line or several, values that are no numbers or out of range.
+            lines, a client with no line or, in a profile, several, values that are no numbers or
+            out of range, a trace's times that do not begin at 0, repeat, or exceed the period.
     """
     path = Path(path)
     files = Folder(path.parent)
@@ -64,15 +73,48 @@ def read_profile(path: str | PathLike[str], n_clients: int) -> Profile:
             f"{where}: expected a line for each of {n_clients} clients, found {n_lines}; "
             "add lines or take fewer clients."
         )
-    client = columns.pop(CLIENT, None)
-    lines = np.arange(n_clients) if client is None else _lines(client, n_clients, where)
-    columns = {name: values[lines] for name, values in columns.items()}
     for name, value in DEFAULTS.items():
-        columns.setdefault(name, np.full(n_clients, value))
+        columns.setdefault(name, np.full(n_lines, value))
+    client, time = columns.pop(CLIENT, None), columns.pop(TIME, None)
+    if time is None and period is not None:
+        raise DataError(f"{where}: expected a column {TIME}, as a period of {period:g} s is given.")
     try:
+        if time is not None:
+            return _trace(columns, client, time, n_clients, period, where)
+        lines = np.arange(n_clients) if client is None else _lines(client, n_clients, where)
+        columns = {name: values[lines] for name, values in columns.items()}
         return profiles.check(Profile(**columns), n_clients)
     except SpecError as error:
         raise DataError(f"{where}: {error}.") from error
+
+
+def _trace(
+    columns: dict[str, Any],
+    client: np.ndarray | None,
+    time: np.ndarray,
+    n_clients: int,
+    period: float | None,
+    where: str,
+) -> Trace:
+    """A trace from its lines."""
+    if client is None:
+        raise DataError(f"{where}: expected the column {CLIENT} beside {TIME}.")
+    _check_clients(client, where)
+    order = np.lexsort((time, client))
+    order = order[client[order] < n_clients]
+    counts = np.bincount(client[order].astype(np.int64), minlength=n_clients)
+    if not counts.all():
+        raise DataError(
+            f"{where}: expected a line for each of {n_clients} clients, found none for client "
+            f"{np.argmin(counts)}."
+        )
+    found = Trace(
+        begin=time[order],
+        offset=np.concatenate([[0], np.cumsum(counts)]),
+        stretch=Profile(**{name: values[order] for name, values in columns.items()}),
+        period=np.float32(np.inf if period is None else period),
+    )
+    return traces.check(found, n_clients)
 
 
 def _table(name: str, data: bytes, where: str) -> dict[str, Any]:
@@ -106,7 +148,7 @@ def _check_names(names: list[str], where: str) -> None:
     found = f"found the columns {', '.join(names)}"
     if missing := [name for name in REQUIRED if name not in names]:
         raise DataError(f"{where}: expected the columns {', '.join(missing)} too, {found}.")
-    known = (*REQUIRED, *DEFAULTS, CLIENT)
+    known = (*REQUIRED, *DEFAULTS, CLIENT, TIME)
     if unknown := [name for name in names if name not in known]:
         raise DataError(
             f"{where}: expected no columns but {', '.join(known)}; leave out {', '.join(unknown)}."
@@ -117,12 +159,7 @@ def _check_names(names: list[str], where: str) -> None:
 
 def _lines(client: np.ndarray, n_clients: int, where: str) -> np.ndarray:
     """Where each client's line is, int64 [U]."""
-    bad = np.flatnonzero((client < 0) | (client != np.floor(client)))
-    if bad.size:
-        raise DataError(
-            f"{where}: expected client numbers 0, 1, 2, ..., found {client[bad[0]]} in row "
-            f"{bad[0] + 1}."
-        )
+    _check_clients(client, where)
     order = np.argsort(client, kind="stable")
     order = order[client[order] < n_clients]
     counts = np.bincount(client[order].astype(np.int64), minlength=n_clients)
@@ -132,3 +169,13 @@ def _lines(client: np.ndarray, n_clients: int, where: str) -> np.ndarray:
             f"{where}: expected one line for client {wrong[0]}, found {counts[wrong[0]]}."
         )
     return order
+
+
+def _check_clients(client: np.ndarray, where: str) -> None:
+    """Refuses what is no client's number."""
+    bad = np.flatnonzero((client < 0) | (client != np.floor(client)))
+    if bad.size:
+        raise DataError(
+            f"{where}: expected client numbers 0, 1, 2, ..., found {client[bad[0]]} in row "
+            f"{bad[0] + 1}."
+        )

@@ -47,10 +47,9 @@ def tiers(group: Group) -> np.ndarray | None:
     if arm is None or arm.runs[0].ranks is None:
         return None
     try:
-        profile = assembly.profile_of(arm.runs[0].spec, arm.runs[0].ranks.size)
+        tier = assembly.tiers_of(arm.runs[0].spec, arm.runs[0].ranks.size)
     except FedrasError:
         return None
-    tier = None if profile is None else np.asarray(profile.tier)
     return None if tier is None or (tier == tier[0]).all() else tier
 
 

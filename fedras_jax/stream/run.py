@@ -26,7 +26,7 @@ from fedras_jax.stream import private
 from fedras_jax.stream.budget import Plan, plan
 from fedras_jax.stream.programs import Programs, rows_of, server_of, split_of, whole
 from fedras_jax.stream.segments import Segments
-from fedras_jax.types import Algorithm, Array, FedState, PyTree
+from fedras_jax.types import Algorithm, Array, FedState, PyTree, Trace
 
 # Share of the memory for the clients that are evaluated at once, and the most of them.
 _EVALUATED_SHARE, _EVALUATED = 1 / 32, 1 << 16
@@ -128,12 +128,17 @@ def _stream(
     if hosts.count() > 1:
         about = [store.offsets, store.valid, store.test]
         hosts.require_same({"the store's digest": checkpoint.digest(about)})
+    arguments = assembly.arguments(spec, store.n_clients)
+    if isinstance(arguments.profile, Trace):
+        raise SpecError(
+            f"profile {spec.profile!r} is a trace and cannot be streamed: who is there depends on "
+            "the time, so cohorts are not known ahead; use experiments.run"
+        )
     if algorithm.draw is None:
         raise SpecError(
             f"arrival {spec.arrival!r} cannot be streamed: whom it draws depends on who is still "
             "at work, so cohorts are not known ahead; use experiments.run"
         )
-    arguments = assembly.arguments(spec, store.n_clients)
     capacity = len(jax.eval_shape(algorithm.draw, np.int32(0)).client)
     sizes = plan(
         algorithm,

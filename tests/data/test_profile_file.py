@@ -9,6 +9,7 @@ import pytest
 
 from fedras_jax.data.profile_file import read_profile
 from fedras_jax.errors import DataError
+from fedras_jax.types import Trace
 
 SPEEDS = {
     "compute": [100, 200.5, 300],
@@ -182,6 +183,69 @@ def test_values_out_of_range(store, name: str, value: float, choose: str):
 )
 def test_wrong_client_numbers(store, client: list, message: str):
     fails(store("p.csv", text(SPEEDS | {"client": client})), message)
+
+
+TRACE = {
+    "client": [1, 0, 2, 1, 0],
+    "time": [0, 0, 0, 30, 7.5],
+    "compute": [10, 20, 30, 40, 50],
+    "up": [1e6, 2e6, 3e6, 4e6, 5e6],
+    "down": [1, 2, 3, 4, 5],
+    "latency": [0.1, 0.2, 0.3, 0.4, 0.5],
+    "availability": [1, 0.5, 1, 0, 0.25],
+}
+
+
+@pytest.mark.parametrize("period", [None, 86_400.0])
+def test_a_trace_has_lines_for_stretches_of_time(store, period):
+    found = read_profile(store("p.csv", text(TRACE)), 3, period)
+    assert isinstance(found, Trace)
+    np.testing.assert_array_equal(found.offset, [0, 2, 4, 5])
+    np.testing.assert_array_equal(found.begin, np.float32([0, 7.5, 0, 30, 0]))
+    np.testing.assert_array_equal(found.stretch.compute, np.float32([20, 50, 10, 40, 30]))
+    np.testing.assert_array_equal(found.stretch.availability, np.float32([0.5, 0.25, 1, 0, 1]))
+    np.testing.assert_array_equal(found.stretch.session, np.ones(5))
+    assert found.period == np.float32(np.inf if period is None else period)
+    fewer = read_profile(store("p.csv", text(TRACE)), 2, period)
+    assert isinstance(fewer, Trace)
+    np.testing.assert_array_equal(fewer.offset, [0, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_clients", "period", "message"),
+    [
+        ({}, 4, None, "a line for each of 4 clients, found none for client 3"),
+        ({}, 6, None, "a line for each of 6 clients, found 5"),
+        ({"time": [0, 0, 0, 0, 7.5]}, 3, None, "client 1 at 0 s: a client's first stretch begins"),
+        ({"time": [0, 1, 0, 30, 7.5]}, 3, None, "client 0 at 1 s: a client's first stretch begins"),
+        (
+            {"time": [0, 0, 0, "nan", 7.5]},
+            3,
+            None,
+            "time values are not finite",
+        ),
+        ({"up": [1, 1, 1, "nan", 1]}, 3, None, "up values are not finite, the first in row 4"),
+        ({"up": [1, 1, 1, 0, 1]}, 3, None, "up of client 1 is 0: choose more than 0 bit/s"),
+        ({"client": [1, 0, 2, -1, 0]}, 3, None, "client numbers 0, 1, 2, ..., found -1"),
+        ({}, 3, 20.0, "client 1 at 30 s: it must lie before the period, 20 s"),
+    ],
+)
+def test_traces_that_are_none(store, changes, n_clients, period, message):
+    path = store("p.csv", text(TRACE | changes))
+    with pytest.raises(DataError) as caught:
+        read_profile(path, n_clients, period)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_trace_says_whose_its_lines_are(store):
+    lines = {name: values for name, values in TRACE.items() if name != "client"}
+    fails(store("p.csv", text(lines)), "expected the column client beside time")
+
+
+def test_a_profile_has_no_period(store):
+    with pytest.raises(DataError, match="expected a column time, as a period of 60 s is given"):
+        read_profile(store("p.csv", text(SPEEDS)), 3, 60.0)
 
 
 def test_ragged_lines(store):
