@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from fedras_jax.types import Field, Payload, Sizes
 
@@ -76,12 +76,22 @@ def labels(per: str = "row", *shape: int) -> Field:
     return Field("label", 1, per, shape, "label")
 
 
-def coded_labels(k: int) -> Field:
+def coded_labels(k: int, *shape: int) -> Field:
     """Which of at most k actions, entropy-coded by frequencies that travel as well. Comes last.
 
-    As with `labels`, none travel where every row has an action of its own.
+    As with `labels`, single ones do not travel where every row has an action of its own.
+
+    Args:
+      k: static maximum K of actions.
+      shape: several labels a row, each coded by frequencies of its own.
     """
-    return Field("label", 1, "row", (k,), "entropy")
+    return Field("label", 1, "row", (k, *shape), "entropy")
+
+
+def coded_codes(name: str, width: int, entries: int) -> Field:
+    """Unsigned integers of `width` bits, so many a row, entropy-coded by the frequencies of them
+    all, which travel as well. Comes last."""
+    return Field(name, 1, "row", (2**width, entries), "symbols")
 
 
 def coded_levels(name: str, rank: int) -> Field:
@@ -128,7 +138,12 @@ def measure(fields: Sequence[Field], sizes: Sizes, data: Mapping[str, Array]) ->
             return which(field.shape[0])
         if field.dtype == "entropy":
             coded = entropy_bits(data["label"], data["mask"], k, field.shape[0])
-            return jnp.where(k < n, coded, 0)
+            return coded if is_several(field) else jnp.where(k < n, coded, 0)
+        if field.dtype == "symbols":
+            n_symbols, entries = field.shape
+            every = jnp.repeat(data["mask"], entries), jnp.int32(n_symbols), n_symbols
+            coded = entropy_bits(data[field.name].reshape(-1), *every)
+            return jnp.where(n > 0, coded, 0)
         if field.dtype == "levels":
             tables, surprise = level_bits(data[field.name], data["mask"])
             return tables + coded_bits(surprise)
@@ -163,9 +178,14 @@ def by_actions(
     for field in fields:
         count: Array | int = touched_bits
         if field.dtype == "entropy":
-            worst = jnp.ceil(n * label_width(k) * ENTROPY_SLACK) + ENTROPY_TAIL
-            coded = jnp.where(k > 1, worst, 0)
-            count = jnp.where(k < n, k * label_width(n + 1) + coded, 0)
+            columns = math.prod(field.shape[1:])
+            worst = jnp.ceil(n * columns * label_width(k) * ENTROPY_SLACK) + ENTROPY_TAIL
+            coded = columns * k * label_width(n + 1) + jnp.where(k > 1, worst, 0)
+            count = coded if is_several(field) else jnp.where(k < n, coded, 0)
+        elif field.dtype == "symbols":
+            n_symbols, entries = field.shape
+            worst = jnp.ceil(n * entries * index_width(n_symbols) * ENTROPY_SLACK) + ENTROPY_TAIL
+            count = jnp.where(n > 0, n_symbols * label_width(n * entries + 1) + worst, 0)
         elif field.dtype == "levels":
             (rank,), width = field.shape, index_width(2 * REACH + 1)
             worst = jnp.ceil(n * rank * width * ENTROPY_SLACK) + ENTROPY_TAIL
@@ -189,7 +209,7 @@ def least(fields: Sequence[Field], sizes: Sizes, rows: int, max_actions: int) ->
       rows: the fewest rows of a client, at least 1.
       max_actions: K.
     """
-    free = ("label", "entropy", "levels", "set")
+    free = ("label", "entropy", "symbols", "levels", "set")
     told = [f for f in fields if f.dtype not in free]
 
     def bound(n):
@@ -199,6 +219,11 @@ def least(fields: Sequence[Field], sizes: Sizes, rows: int, max_actions: int) ->
     for_untouched = any(f.dtype == "label" and f.per == "item" for f in fields)
     told_apart = bound(1) + sizes.items * for_untouched
     return min(told_apart, bound(rows)) if rows <= max_actions else told_apart
+
+
+def is_several(field: Field) -> bool:
+    """Whether it is of several labels a row."""
+    return len(field.shape) > (field.dtype == "entropy")
 
 
 def _count(
@@ -280,21 +305,23 @@ def _ascending(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int):
 
 
 def entropy_bits(
-    label: Int[Array, " n"], mask: Bool[Array, " n"], k: Int[Array, ""], n_labels: int
+    label: Integer[Array, "n *columns"], mask: Bool[Array, " n"], k: Int[Array, ""], n_labels: int
 ) -> Int[Array, ""]:
-    """An upper bound on entropy-coded labels with their frequency table.
+    """An upper bound on entropy-coded labels with a frequency table for each column.
 
     Within 2 % and 16 bytes of what `wire` writes; the bound covers the coder's rounding, so the
     written payload is never longer.
 
     Args:
-      label: i32[N]. mask: bool[N].
-      k: i32[], actions in use; the table holds a count for each.
+      label: i32[N], or [N, P]. mask: bool[N].
+      k: i32[], actions in use; a table holds a count for each.
       n_labels: static maximum K of actions.
     """
-    member = (jnp.arange(n_labels)[:, None] == label) & mask
+    column = label.reshape(label.shape[0], -1)
+    member = (jnp.arange(n_labels)[:, None, None] == column) & mask[:, None]
     often = member.sum(1, dtype=jnp.int32)
-    return k * label_width(often.sum() + 1) + coded_bits(_surprise(often))
+    tables = k * column.shape[1] * label_width(mask.sum(dtype=jnp.int32) + 1)
+    return tables + coded_bits(_surprise(often))
 
 
 def level_bits(

@@ -5,7 +5,7 @@ payload has one form; nothing is allocated beyond what the bits account for and 
 that the reader is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,23 +125,24 @@ def read_set(stream: Reader, form: int, n: int, universe: int) -> np.ndarray:
 
 
 def write_labels(label: np.ndarray, k: int) -> np.ndarray:
-    """A count for each of k labels, then a range coder's 32-bit words.
+    """For each column a count of each of k labels; then one coder's words for all columns.
 
     Args:
-      label: integer [n] in 0 to k - 1.
+      label: integer [n, P] in 0 to k - 1.
     """
-    often = np.bincount(label, minlength=k)
-    return np.concatenate([uint_bits(often, int(label.size).bit_length()), _code([label], [often])])
+    width = int(label.shape[0]).bit_length()
+    counts = [np.bincount(column, minlength=k) for column in label.T]
+    return np.concatenate([*(uint_bits(often, width) for often in counts), _code(label.T, counts)])
 
 
-def read_labels(stream: Reader, n: int, k: int, reserve: int) -> np.ndarray:
-    """What `write_labels` wrote, int32 [n]; all but the last `reserve` bits are its words.
+def read_labels(stream: Reader, n: int, k: int, columns: int, reserve: int) -> np.ndarray:
+    """What `write_labels` wrote, int32 [n, P]; all but the last `reserve` bits are its words.
 
     Raises:
       WireError: the bits are not what it writes.
     """
-    often = _counts(stream, n, k)
-    return _decode(stream, n, [often], reserve)[0].astype(np.int32)
+    counts = [_counts(stream, n, k) for _ in range(columns)]
+    return np.stack(_decode(stream, n, counts, reserve), axis=1).astype(np.int32)
 
 
 def write_levels(level: np.ndarray, reach: int) -> np.ndarray:
@@ -211,7 +212,7 @@ def _model(often: np.ndarray) -> tuple[np.ndarray, Any]:
     return occurs, _coder().model.Categorical(share.astype(np.float64), perfect=False)
 
 
-def _code(columns: Sequence[np.ndarray], counts: Sequence[np.ndarray]) -> np.ndarray:
+def _code(columns: Iterable[np.ndarray], counts: Sequence[np.ndarray]) -> np.ndarray:
     """The columns' symbols through one coder; a column of one symbol needs no bits."""
     varied = [(c, often) for c, often in zip(columns, counts, strict=True) if _varied(often)]
     if not varied:

@@ -95,7 +95,7 @@ def may_tell(done: Spec, wanted: Spec) -> bool:
     if wanted.budget not in PATIENT:
         return exact(done, wanted)
     numbered = all(
-        field.dtype not in ("entropy", "levels")
+        field.dtype not in ("entropy", "symbols", "levels")
         for field in _codec(done).fields(Sizes(2, done.dim))
     )  # else a budget sees a bound, and not the size
     return numbered and exact(done, wanted.replace(budget="fixed", budget_args={}))

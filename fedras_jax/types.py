@@ -421,8 +421,8 @@ class Field(NamedTuple):
       shape: elements of an entry; the universe's size for a set.
       dtype: of the elements: a float type, 'uint', 'exponent' (a byte, one of which says that the
         entry is not finite), 'label' (as wide as the client's own number of actions needs),
-        'entropy' (labels too, entropy-coded), 'levels' (small signed integers, entropy-coded) or
-        'set'.
+        'entropy' (labels too, entropy-coded), 'symbols' and 'levels' (unsigned, and small signed
+        integers, entropy-coded) or 'set'.
     """
 
     name: str

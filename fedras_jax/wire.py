@@ -91,6 +91,8 @@ def canonical(codec: Codec, sizes: Sizes, payload: Payload) -> dict[str, np.ndar
             and not 0 <= leaf.min() <= leaf.max() < k
         ):
             raise WireError(f"labels {leaf.min()} to {leaf.max()}, but only {k} actions")
+        if field.dtype == "symbols" and leaf.size and leaf.max() >= field.shape[0]:
+            raise WireError(f"a code of {leaf.max()}, but they are below {field.shape[0]}")
         if field.dtype == "levels" and leaf.size:
             most = np.abs(leaf.astype(np.int32)).max()
             if most > bits.REACH:
@@ -136,7 +138,10 @@ def pack(codec: Codec, sizes: Sizes, payload: Payload, shared: np.ndarray | None
             if field.per == "item":
                 form, part = coding.write_set(data["item"], sizes.items)
         elif field.dtype == "entropy":
-            part = coding.write_labels(data["label"], k)
+            part = coding.write_labels(data["label"].reshape(n, math.prod(field.shape[1:])), k)
+        elif field.dtype == "symbols":
+            flat = data[field.name].reshape(-1, 1)
+            part = coding.write_labels(flat, field.shape[0]) if n else np.zeros(0, np.uint8)
         elif field.dtype == "levels":
             part = coding.write_levels(data[field.name], bits.REACH) if n else np.zeros(0, np.uint8)
         else:
@@ -181,7 +186,11 @@ def unpack(
         elif field.per == "item":
             data |= _read_items(stream, field, head, sizes)
         elif field.dtype == "entropy":
-            data["label"] = coding.read_labels(stream, n, k, reserve=32 * n_shared)
+            shape = field.shape[1:]
+            found = coding.read_labels(stream, n, k, math.prod(shape), reserve=32 * n_shared)
+            data["label"] = found.reshape(n, *shape)
+        elif field.dtype == "symbols":
+            data[field.name] = _read_symbols(stream, field, n, reserve=32 * n_shared)
         elif field.dtype == "levels":
             data[field.name] = coding.read_levels(
                 stream, n, field.shape[0], bits.REACH, reserve=32 * n_shared
@@ -240,8 +249,7 @@ def _universe(codec: Codec, sizes: Sizes) -> int:
 
 def _own_actions(field: Field, n: int, k: int) -> bool:
     """Whether the field is of labels that do not travel, because every row has its own action."""
-    single = field.dtype == "entropy" or (field.dtype == "label" and not field.shape)
-    return single and k == n > 0
+    return field.dtype in ("entropy", "label") and not bits.is_several(field) and k == n > 0
 
 
 def _sends_set(field: Field, n: int, k: int) -> bool:
@@ -298,6 +306,16 @@ def _read(stream: coding.Reader, field: Field, n: int, k: int, max_actions: int,
     if field.per == "action":
         return np.concatenate([leaf, np.zeros((max_actions - k, *field.shape), leaf.dtype)])
     return leaf
+
+
+def _read_symbols(stream: coding.Reader, field: Field, n: int, reserve: int) -> np.ndarray:
+    """Entropy-coded codes [n, entries]."""
+    n_symbols, entries = field.shape
+    dtype = _dtype(field, bits.index_width(n_symbols))
+    if not n:
+        return np.zeros((0, entries), dtype)
+    found = coding.read_labels(stream, n * entries, n_symbols, 1, reserve)
+    return found.reshape(n, entries).astype(dtype)
 
 
 def _read_items(stream: coding.Reader, field: Field, head: _Head, sizes: Sizes) -> dict[str, Any]:

@@ -20,9 +20,17 @@ from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
 DTYPES = ("float32", "float16")
+CODINGS = ("fixed", "entropy")
 
 
-def product(k: int = 16, *, parts: int = 4, dtype: str = "float16", iterations: int = 5) -> Codec:
+def product(
+    k: int = 16,
+    *,
+    parts: int = 4,
+    dtype: str = "float16",
+    labels: str = "fixed",
+    iterations: int = 5,
+) -> Codec:
     """The touched set, K centroids for each part, and a label for each part of a touched row.
 
     Args:
@@ -30,13 +38,17 @@ def product(k: int = 16, *, parts: int = 4, dtype: str = "float16", iterations: 
         most.
       parts: how many equal parts the D entries of a row are cut into.
       dtype: 'float16' or 'float32' centroids.
+      labels: 'fixed' width, or 'entropy': coded by their frequencies, part by part, which travel
+        as well.
       iterations: Lloyd steps after the one-dimensional start.
 
     Raises:
-      SpecError: an unknown dtype, a number out of range, or parts that do not divide D.
+      SpecError: an unknown name, a number out of range, or parts that do not divide D.
     """
     if dtype not in DTYPES:
         raise SpecError(f"product: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    if labels not in CODINGS:
+        raise SpecError(f"product: labels must be one of {list(CODINGS)}, not {labels!r}")
     if not 1 <= k <= 65535:
         raise SpecError(f"product: k must be 1 to 65535, not {k}")
     if parts < 1:
@@ -52,7 +64,7 @@ def product(k: int = 16, *, parts: int = 4, dtype: str = "float16", iterations: 
         return (
             bits.touched(sizes.items),
             bits.values("codebook", "action", dtype, parts, sizes.dim // parts),
-            bits.labels("row", parts),
+            bits.labels("row", parts) if labels == "fixed" else bits.coded_labels(k, parts),
         )
 
     def prepare(ctx, key, delta):

@@ -11,7 +11,8 @@ and every row to within a step of its grid.
 
 Source: Alistarh, Grubic, Li, Tomioka and Vojnovic, QSGD: Communication-efficient SGD via gradient
 quantization and encoding, NeurIPS 2017. The largest magnitude as the scale, a grid without zero
-(which spends all of the 2^b levels) and plain codes instead of Elias coding are our choice.
+(which spends all of the 2^b levels), and plain codes or range coding instead of Elias's, are our
+choice.
 """
 
 import jax
@@ -22,25 +23,30 @@ from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 SCALES = ("row", "payload")
+CODINGS = ("fixed", "entropy")
 # Rounding to bfloat16 takes at most 2^-8 of a number; what was stretched by more stays above.
 OUTWARDS = 1.004
 
 
-def quantized(bits: int = 4, *, scale: str = "row") -> Codec:
+def quantized(bits: int = 4, *, scale: str = "row", codes: str = "fixed") -> Codec:
     """The touched set, a scale, and `bits` for each entry of a touched row.
 
     Args:
       bits: 1 to 8.
       scale: 'row', one for each row; or 'payload', a single one. A payload's grid misses zero
         everywhere, so rows that did not move at all are not sent then.
+      codes: of 'fixed' width, or 'entropy': all of them coded by their frequencies, which travel as
+        well. Worth it with one scale: then most entries lie near the middle of the grid.
 
     Raises:
-      SpecError: an unknown scale, or bits out of range.
+      SpecError: an unknown scale or coding, or bits out of range.
     """
     if not 1 <= bits <= 8:
         raise SpecError(f"quantized: bits must be 1 to 8, not {bits}")
     if scale not in SCALES:
         raise SpecError(f"quantized: scale must be one of {list(SCALES)}, not {scale!r}")
+    if codes not in CODINGS:
+        raise SpecError(f"quantized: codes must be one of {list(CODINGS)}, not {codes!r}")
     by_row = scale == "row"
     per = ("row", "bfloat16") if by_row else ("once", "bfloat16", 1)
     top = 2**bits - 1
@@ -49,7 +55,9 @@ def quantized(bits: int = 4, *, scale: str = "row") -> Codec:
         return (
             sizes_in_bits.touched(sizes.items),
             sizes_in_bits.values("scale", *per),
-            sizes_in_bits.codes("code", "row", bits, sizes.dim),
+            sizes_in_bits.codes("code", "row", bits, sizes.dim)
+            if codes == "fixed"
+            else sizes_in_bits.coded_codes("code", bits, sizes.dim),
         )
 
     def encode(ctx, key, delta, prepared, k, state):

@@ -20,9 +20,17 @@ from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 DTYPES = ("float32", "float16")
+CODINGS = ("fixed", "entropy")
 
 
-def residual(k: int = 16, *, stages: int = 2, dtype: str = "float16", iterations: int = 5) -> Codec:
+def residual(
+    k: int = 16,
+    *,
+    stages: int = 2,
+    dtype: str = "float16",
+    labels: str = "fixed",
+    iterations: int = 5,
+) -> Codec:
     """The touched set, K centroids for each stage, and a label for each stage of a touched row.
 
     Args:
@@ -30,13 +38,17 @@ def residual(k: int = 16, *, stages: int = 2, dtype: str = "float16", iterations
         at most.
       stages: how many centroids are added up.
       dtype: 'float16' or 'float32' centroids.
+      labels: 'fixed' width, or 'entropy': coded by their frequencies, stage by stage, which travel
+        as well.
       iterations: Lloyd steps after each one-dimensional start.
 
     Raises:
-      SpecError: an unknown dtype or a number out of range.
+      SpecError: an unknown name or a number out of range.
     """
     if dtype not in DTYPES:
         raise SpecError(f"residual: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    if labels not in CODINGS:
+        raise SpecError(f"residual: labels must be one of {list(CODINGS)}, not {labels!r}")
     if not 1 <= k <= 65535:
         raise SpecError(f"residual: k must be 1 to 65535, not {k}")
     if stages < 1:
@@ -48,7 +60,7 @@ def residual(k: int = 16, *, stages: int = 2, dtype: str = "float16", iterations
         return (
             bits.touched(sizes.items),
             bits.values("codebook", "action", dtype, stages, sizes.dim),
-            bits.labels("row", stages),
+            bits.labels("row", stages) if labels == "fixed" else bits.coded_labels(k, stages),
         )
 
     def encode(ctx, key, delta, prepared, k_granted, state):

@@ -59,6 +59,9 @@ CODECS = {
     "ternary-payload": functools.partial(ternary, scale="payload"),
     "sign-row": sign,
     "sign-payload": functools.partial(sign, scale="payload"),
+    "quantized-entropy-payload-4": functools.partial(
+        quantized, 4, scale="payload", codes="entropy"
+    ),
     "rotated-1": rotated,
     "rotated-4": functools.partial(rotated, 4),
     **{
@@ -83,6 +86,10 @@ CODECS = {
     "product-float16-parts4-16": product,
     "product-float32-parts2-5": functools.partial(product, 5, parts=2, dtype="float32"),
     "product-float32-parts1-16": functools.partial(product, 16, parts=1, dtype="float32"),
+    "product-float16-entropy-parts2-16": functools.partial(product, 16, parts=2, labels="entropy"),
+    "residual-float32-entropy-stages2-4": functools.partial(
+        residual, 4, dtype="float32", labels="entropy"
+    ),
     "residual-float16-stages2-16": residual,
     "residual-float32-stages3-4": functools.partial(residual, 4, stages=3, dtype="float32"),
     "residual-float32-stages1-16": functools.partial(residual, 16, stages=1, dtype="float32"),
