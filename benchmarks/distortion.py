@@ -5,7 +5,9 @@
 Trains for a while, takes the deltas of one cohort, and compares on the same deltas
   * actions with ten full-width Lloyd iterations, from the one-dimensional start that the codec
     takes too, and from k-means++;
-  * directional actions with the exact one-dimensional optimum along the exact main direction.
+  * directional actions with the exact one-dimensional optimum along the exact main direction;
+  * the errors that budgets are told beforehand, for every number of actions, with those that come
+    of it.
 Also the one-dimensional solver alone, on hard distributions, against an exact dynamic programme.
 """
 
@@ -78,6 +80,24 @@ def losses(codec, deltas, sizes) -> np.ndarray:
     return np.asarray(jax.jit(lambda d: cohort.map_clients(one, d))(deltas))
 
 
+def told_over_real(codec, deltas, sizes) -> np.ndarray:
+    """Mean error told for k = 1, ..., K actions, over the mean error that comes of them, f64[K]."""
+    ctx = Context(sizes, jax.random.key(0))
+
+    def one(delta):
+        prepared = codec.prepare(ctx, ctx.key, delta)
+
+        def real(k):
+            payload, _ = codec.encode(ctx, ctx.key, delta, prepared, k, ())
+            gap = delta.row - codec.decode(ctx, payload).row
+            return jnp.sum(gap**2) / jnp.sum(delta.row**2)
+
+        return prepared.error[1:], jax.lax.map(real, 1 + jnp.arange(codec.max_actions))
+
+    told, found = jax.jit(lambda d: cohort.map_clients(one, d))(deltas)
+    return np.asarray(told, np.float64).mean(0) / np.asarray(found, np.float64).mean(0)
+
+
 def plusplus_losses(deltas, k: int) -> np.ndarray:
     """The same for ten full-width Lloyd iterations from k-means++."""
 
@@ -139,6 +159,11 @@ def main(argv: list[str]) -> None:
         }
         for name, ratio in ratios.items():
             bars.append(harness.bar(f"after {rounds} rounds: {name}", ratio, "<=", 1.02))
+        for codec in (actions(k), directional(k)):
+            told = told_over_real(codec, deltas, sizes)
+            what = f"after {rounds} rounds: errors that {codec.name} tells over what comes"
+            bars.append(harness.bar(f"{what}, greatest of k = 1 to {k}", told.max(), "<=", 1.15))
+            bars.append(harness.bar(f"{what}, least", told.min(), ">=", 0.87))
     for name, values in hard_distributions().items():
         x = jnp.asarray(values, jnp.float32)
         mask = jnp.ones(x.shape, bool)

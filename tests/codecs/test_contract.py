@@ -417,6 +417,18 @@ def test_more_actions_never_hurt(name):
     assert np.all(found[-1, :6] < 0.5 * found[0, :6])
 
 
+@pytest.mark.parametrize("name", [name for name in BUDGETED if "rank" not in name])
+def test_errors_are_told_beforehand(name):
+    """For every k, also between those that `directions.errors` looks at."""
+    told = outcome(name)[0][:6, 1:].astype(np.float64)
+    real = np.stack([distortion(outcome(name, k)[2].row)[:6] for k in range(1, 17)], axis=1)
+    # Lloyd's steps come after what is told, and between its k there is a straight line: within a
+    # fifth for the mean of clients, which is less than an action more or less makes.
+    ratio = told.mean(0) / real.mean(0)
+    assert np.all((ratio > 0.8) & (ratio < 1.25))
+    assert np.all(np.diff(told) <= 0)
+
+
 @pytest.mark.parametrize("k", [4, 16])
 def test_actions_are_as_good_as_ten_full_lloyd_steps(k):
     """From k-means++: the docstring's claim, on what all clients' errors add up to."""
