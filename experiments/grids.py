@@ -68,6 +68,10 @@ MORE = (
     *("residual:k=8,stages=4", "residual:k=16,stages=4"),
     # more than levels of up to 31 have use for, at first
     "transform:rank=4,bits=16",
+    # entropy-coded
+    "product:k=16,parts=4,labels=entropy",
+    "residual:k=8,stages=3,labels=entropy",
+    *(f"quantized:bits={b},scale=payload,codes=entropy" for b in (2, 4)),
     # a shared basis in float32
     *(f"colr:rank={r}" for r in (1, 2, 4, 8)),
     # sparse, without feedback
