@@ -176,7 +176,7 @@ def joint(bytes_mean: Number, k_min: int = 1, gain: Number = 0.2) -> Budget:
     )
 
 
-def adaptive(weight: Number = 1.0, k_min: int = 1) -> Budget:
+def adaptive(weight: Number = 0.25, k_min: int = 1) -> Budget:
     """The k at which a further action would cost more time than it saves error.
 
     Each client takes the k with the least error + weight x (its time with k actions / the time that
