@@ -29,18 +29,18 @@ from fedras_jax import (
     arrivals,
     bits,
     budgets,
+    client_round,
     cohort,
     examples,
     flight,
     network,
     publish,
     reducers,
-    reductions,
     rng,
-    sets,
     shards,
     traces,
 )
+from fedras_jax.client_round import Own, Told
 from fedras_jax.errors import SpecError
 from fedras_jax.types import (
     Algorithm,
@@ -58,7 +58,6 @@ from fedras_jax.types import (
     ItemDelta,
     LocalTraining,
     Outcome,
-    Outlook,
     Payload,
     Profile,
     PyTree,
@@ -70,7 +69,6 @@ from fedras_jax.types import (
     Sizes,
     Trace,
     Transform,
-    Update,
 )
 
 
@@ -234,120 +232,32 @@ def federated(
         """What clients are like, leading axis U, or 1 where everyone is the same."""
         return traces.now(clients, clock) if isinstance(clients, Trace) else clients
 
-    def one_client(width, broadcast, inputs, look_up=tables.look_up):
-        """Steps 1 to 4 for one client: its payload, and what is kept."""
-        round_, public, shared, data, round_key, budget_state = broadcast
-        member, (keys, pace, draws), private, codec_state, owed = inputs
-        who, device = member.client, member.device
-        ctx = Context(sizes, round_key)
+    own_round = client_round.client_round(
+        sizes=sizes,
+        codec=codec,
+        fields=all_fields,
+        n_shared=n_shared,
+        training=training,
+        transforms=transforms,
+        budget=budget,
+        negatives=negatives,
+        encode_work=encode_work,
+    )
 
-        def key(stream):
-            return jax.random.wrap_key_data(keys[stream])
-
-        batch = examples.draw(
-            key(rng.Stream.NEGATIVES),
-            key(rng.Stream.SHUFFLE),
-            data,
-            member.slot,
-            member.mask,
-            n_items=n_items,
-            negatives=negatives,
-            width=width,
-        )
-        batch = dataclasses.replace(batch, client=who)
-        within = {} if codec.basis is None else {"basis": codec.basis(ctx)}
-        rows = look_up(public, batch.item)
-        result = training(private, shared, rows, batch.label, batch.mask, **within)
-        delta = examples.item_delta(batch, result.rows)
-        update = Update(delta, result.shared)
-        for i, transform in enumerate(transforms):
-            update = transform.apply(
-                ctx, jax.random.fold_in(key(rng.Stream.TRANSFORM), i), member.role, update
-            )
-
-        codec_key = key(rng.Stream.CODEC)
-        prepared = codec.prepare(ctx, codec_key, update.items)
-        work = (batch.mask.sum() * result.epochs).astype(jnp.float32)
-        bits_down = jnp.where(owed > 0, owed + 32 * n_shared, 0)
-
-        n_rows = update.items.mask.sum(dtype=jnp.int32)
-
-        def encoding(k):
-            """Counted in examples."""
-            rows = 0 * n_rows if codec.lossless else n_rows
-            return encode_work * network.clustered(rows, k)
-
-        known = network.pace(device)
-        before = network.phases(known, bits_down, work, jnp.zeros(()), jnp.zeros(()))
-        size = bits.by_actions(
-            fields, sizes, update.items.item, update.items.mask, codec.max_actions
-        )
-        outlook = Outlook(
-            round=round_,
-            client=who,
-            error=prepared.error,
-            bits=size + 32 * n_shared,
-            seconds=before.sum(),
-            encode_s=encoding(jnp.arange(codec.max_actions + 1)) / known.compute,
-            pace=known,
-        )
-        k = budgets.at_no_cost(outlook, budget.allocate(outlook, budget_state))
-        payload, new_codec_state = codec.encode(
-            ctx, codec_key, update.items, prepared, k, codec_state
-        )
-        k = jnp.minimum(k, n_rows)  # what is sent
-        counts = jnp.append(payload.counts, n_shared).astype(jnp.int32)
-        phases = network.phases(
-            pace,
-            bits_down,
-            work,
-            encoding(k),
-            bits.float_bits(all_fields, counts),
-        )
-        outcome = network.outcome(draws, device.failure, phases)
-        # A client without examples sends nothing, whether or not `fold_clients` runs it.
-        live = batch.mask.any()
-        info = {
-            "loss": result.loss,
-            "n_examples": batch.mask.sum(dtype=jnp.int32),
-            "n_short": batch.short,
-            "n_actions": k,
-            "counts_up": counts,
-            "outcome": outcome,
-            "weight": member.weight * outcome.finished,
-        }
-        # Of a round in which it failed a client keeps nothing.
-        keeps = jax.tree.map(
-            lambda new, old: jnp.where(outcome.finished, new, old),
-            (result.private, new_codec_state),
-            (private, codec_state),
-        )
-        info = jax.tree.map(lambda x: jnp.where(live, x, jnp.zeros_like(x)), info)
-        sent = (payload, update, info)
-        return sent, keeps
-
-    def judged(round_key, payload, update):
-        """The decoded delta, and how far it is from the real one."""
-        decoded = codec.decode(Context(sizes, round_key), payload)
-        if codec.lossless:
-            return decoded, jnp.zeros(())
-        error = _distortion(update.items, decoded, aligned=codec.support == "exact")
-        return decoded, jnp.where(update.items.mask.any(), error, 0)
-
-    def at_once(width, broadcast, inputs):
+    def at_once(width, told, own):
         """All of a client's round, where arrival is its own business."""
-        (payload, update, info), keeps = one_client(width, broadcast, inputs)
-        decoded, distortion = judged(broadcast[4], payload, update)
+        (payload, update, info), keeps = own_round.run(width, told, own, tables.look_up)
+        decoded, distortion = own_round.judge(told.key, payload, update)
         assert arrival.alone is not None
         came = arrival.alone(info["outcome"].seconds, info["outcome"].finished)
         info |= {"distortion": distortion, "weight": info["weight"] * came}
         return _counting(decoded, update.shared, info["weight"]), (*keeps, info)
 
-    def departing(width, broadcast, inputs):
+    def departing(width, told, inputs):
         """A client's round until its payload is on its way."""
-        *inputs, row = inputs
-        (payload, update, info), keeps = one_client(width, broadcast, inputs)
-        info |= {"distortion": judged(broadcast[4], payload, update)[1]}
+        own, row = inputs
+        (payload, update, info), keeps = own_round.run(width, told, own, tables.look_up)
+        info |= {"distortion": own_round.judge(told.key, payload, update)[1]}
         return (row, (payload.data, update.shared)), (*keeps, info, jnp.int32(width))
 
     def arriving(width, held, inputs):
@@ -384,13 +294,12 @@ def federated(
             members = placed(
                 Cohort(first, ones > 0, ones, ones, jnp.int32(ones)), devices_at(state.clock)
             )
-            of_all = (members, lots(jnp.int32(0), members), state.clients, state.codec, state.owed)
             key = rng.address(seed, rng.Stream.SHARED, 0)
-            broadcast = (state.round, state.public, state.shared, data, key, state.budget)
-            one = jax.tree.map(lambda x: x[0], of_all)
+            told = Told(state.round, state.public, state.shared, data, key, state.budget)
+            own = Own(members, lots(state.round, members), state.clients, state.codec, state.owed)
+            one = jax.tree.map(lambda x: x[0], own)
             look_up = shards.whole(sizes).look_up  # outside of a fold there are no devices
-            (payload, _, _), _ = one_client(width, broadcast, one, look_up)
-            return payload.data
+            return own_round.run(width, told, one, look_up)[0].payload.data
 
         return {width: jax.eval_shape(functools.partial(made, width)) for width in widths}
 
@@ -434,17 +343,7 @@ def federated(
 
         Together, before clients are dealt to chunks: deriving keys is many small operations.
         """
-        streams = (
-            rng.Stream.NEGATIVES,
-            rng.Stream.SHUFFLE,
-            rng.Stream.CODEC,
-            rng.Stream.TRANSFORM,
-        )
-
-        def of(who, device):
-            keys = {s: jax.random.key_data(rng.address(seed, s, round_, who)) for s in streams}
-            return keys, *network.chance(seed, round_, who, device)
-
+        of = functools.partial(client_round.lot, seed, round_)
         return cohort.map_at_once(of, members.client, members.device)
 
     def step(
@@ -463,17 +362,18 @@ def federated(
         private, codec_state, owed = jax.tree.map(
             lambda x: x[slot], (state.clients, state.codec, state.owed)
         )
-        broadcast = (state.round, state.public, state.shared, data, round_key, state.budget)
-        inputs = (members, lots(state.round, members), private, codec_state, owed)
+        told = Told(state.round, state.public, state.shared, data, round_key, state.budget)
+        own = Own(members, lots(state.round, members), private, codec_state, owed)
         none_shared = jax.tree.map(jnp.zeros_like, state.shared)
         zero = (reducer.zero(tables.sizes), none_shared, jnp.zeros(()))
-        whole = shards.WHOLE
-        reads = (whole, tables.rows, whole, whole, whole, whole)  # as in `broadcast`
+        whole: Any = shards.WHOLE
+        rows: Any = tables.rows
+        reads = Told(whole, rows, whole, whole, whole, whole)
 
         fold = functools.partial(cohort.fold_clients, widths=widths, chunk=chunk, mesh=mesh)
         if not n_flying:
             acc, (private, codec_state, info) = fold(
-                at_once, add, zero, broadcast, inputs, length, layout=tables.layout(reads, zero)
+                at_once, add, zero, told, own, length, layout=tables.layout(reads, zero)
             )
             outcome = _of_those_who_ran(info["outcome"], ran)
             settled = arrival.settle(outcome.seconds, ran, outcome.finished, who.shape[0])
@@ -487,8 +387,8 @@ def federated(
                 departing,
                 flight.put,
                 (state.flight.data, state.flight.shared),
-                broadcast,
-                (*inputs, jnp.where(ran, slot_of + 1, 0)),
+                told,
+                (own, jnp.where(ran, slot_of + 1, 0)),
                 length,
                 layout=tables.layout(reads, ())._replace(
                     zero=flight.OWN, acc=flight.OWN, merge=lambda held: held
@@ -637,20 +537,3 @@ def _of_those_who_ran(outcome: Outcome, ran: Array) -> Outcome:
     return jax.tree.map(
         lambda x, y: jnp.where(ran.reshape(-1, *[1] * (x.ndim - 1)), x, y), outcome, idle
     )
-
-
-def _distortion(delta, decoded, *, aligned: bool) -> Array:
-    """Squared error of the decoded rows relative to the delta's; 0 for an empty delta.
-
-    Args:
-      delta, decoded: what was encoded, and what the server reads.
-      aligned: the decoded rows lie in the delta's slots; otherwise they are found by item.
-    """
-    total = reductions.squares(delta.row)
-    if aligned:
-        error = reductions.squares(delta.row - decoded.row)
-    else:
-        found, slot = sets.find(delta.item, decoded.item, decoded.mask)
-        sent = jnp.where(found[:, None], delta.row[slot], 0)
-        error = total + reductions.squares(decoded.row - sent) - reductions.squares(sent)
-    return jnp.maximum(error, 0) / jnp.where(total > 0, total, 1)

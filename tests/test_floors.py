@@ -21,7 +21,17 @@ FLOORS = [
         "samplers",
         "metrics",
     },
-    {"client", "factored", "cohort", "shards", "publish", "flight", "agreement", "traces"},
+    {
+        "client",
+        "factored",
+        "cohort",
+        "shards",
+        "publish",
+        "flight",
+        "agreement",
+        "traces",
+        "client_round",
+    },
     {"rounds", "simulate", "evaluate"},
     {
         "wire",
