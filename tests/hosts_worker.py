@@ -33,6 +33,9 @@ SPEC = Spec(
     candidates=20,
     codec="dense",
 )
+BUFFERED = SPEC.replace(
+    rounds=4, profile="mobile", arrival="buffered", arrival_args={"in_flight": 20}
+)
 OPTIONS = {"devices": 1, "checkpoint_every": 2, "log_clients": True}
 KEPT = Kept()  # one program for all
 
@@ -155,6 +158,7 @@ def segment(folder):
 def everything(me, folder, nowhere):
     found = {"nowhere": nowhere, "exchanges": exchanges(me), "shares": shares()}
     found["segment"] = segment(folder)
+    found["buffered"] = run(None, BUFFERED).rounds
     result = run(folder / "whole")
     found["summary"], found["rounds"] = result.summary, result.rounds
     found["ranks"] = result.ranks.tolist()
@@ -203,11 +207,24 @@ def silent(me, folder):
     hosts.any_of(False)
 
 
+def headless(me, folder):
+    """The first one is killed while the second waits for it."""
+    del folder
+    hosts.any_of(False)
+    if me == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        hosts.any_of(False)
+    except LostError as e:
+        print(e, file=sys.stderr)
+        hosts.leave(75)
+
+
 if __name__ == "__main__":
     what, me, port, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
-    if what == "silent":
+    if what in ("silent", "headless"):
         hosts.start(f"127.0.0.1:{port}", 2, me, heartbeat_timeout_s=2)
-        silent(me, folder)
+        {"silent": silent, "headless": headless}[what](me, folder)
     else:
         jax.config.update("jax_num_cpu_devices", 1 + me)
         nowhere = told(hosts.start, process_id=me)

@@ -160,7 +160,6 @@ def trained():
     return spec, state, data, split.n_items, who
 
 
-@functools.cache
 def labels_and_rows(codec: str, chunk: int, devices: int, shuffled: bool):
     """Who is touched, each slot's label and decoded row, by client, for one way to run them."""
     spec, state, data, n_items, who = trained()
@@ -202,18 +201,13 @@ def labels_and_rows(codec: str, chunk: int, devices: int, shuffled: bool):
 
 
 @pytest.mark.parametrize("codec", ["actions", "directional"])
-@pytest.mark.parametrize(
-    "layout",
-    [
-        {"chunk": 1, "devices": 1, "shuffled": False},
-        {"chunk": 256, "devices": 8, "shuffled": True},
-    ],
-    ids=["one by one", "at once, on other devices and in another order"],
-)
-def test_labels_of_real_deltas_do_not_depend_on_where_a_client_is_run(codec, layout):
-    """At least 999 labels of 1,000 are the same, and then the rows are, to 1e-5."""
-    mask, label, row = labels_and_rows(codec, chunk=16, devices=1, shuffled=False)
-    _, other_label, other_row = labels_and_rows(codec, **layout)
+def test_labels_of_real_deltas_do_not_depend_on_where_a_client_is_run(codec):
+    """One by one, or at once, on other devices and in another order.
+
+    At least 999 labels of 1,000 are the same, and then the rows are, to 1e-5.
+    """
+    mask, label, row = labels_and_rows(codec, chunk=1, devices=1, shuffled=False)
+    _, other_label, other_row = labels_and_rows(codec, chunk=256, devices=8, shuffled=True)
     same = label == other_label
     assert mask.sum() > 10_000
     assert same[mask].mean() >= 0.999

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from hosts_worker import SPEC
+from hosts_worker import BUFFERED, SPEC
 
 import fedras_jax
 from benchmarks import kills
@@ -105,6 +105,16 @@ def test_two_processes_agree_with_one_of_two_devices(pair):
     assert one["summary"]["env"]["devices"] == 2
 
 
+def test_two_processes_hold_payloads_in_flight(pair):
+    """As one of two devices: seconds are those of clients, and all else is counted."""
+    expected = fedras_jax.run(BUFFERED, mesh=cohort.client_mesh(2))
+    one, other = (found["buffered"] for found in pair["found"])
+    assert one == other
+    assert len(one) == 4
+    for row, wanted in zip(one, expected.rounds, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-5)
+
+
 def test_each_reads_its_part_of_a_segment_and_has_all_of_it(pair):
     one, other = (found["segment"] for found in pair["found"])
     assert one["whole"] == other["whole"] == [True, True]
@@ -192,6 +202,19 @@ def test_one_that_is_silent_counts_as_dead(tmp_path):
             other.kill()
     assert one.returncode == -signal.SIGABRT
     assert "another task died" in told
+
+
+def test_when_the_first_one_is_killed_the_others_end(tmp_path):
+    """It held the connection between them, so the runtime may end them before they can tell."""
+    one, other = start_pair("headless", tmp_path)
+    with one, other:
+        assert one.wait(timeout=60) == -signal.SIGKILL
+        killed = time.monotonic()
+        _, told = other.communicate(timeout=60)
+        seconds = time.monotonic() - killed
+    assert other.returncode in (75, -signal.SIGABRT), told
+    assert told
+    assert seconds < 20  # ten times the heartbeats' timeout
 
 
 def test_processes_that_do_not_come_together_end():
