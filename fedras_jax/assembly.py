@@ -63,7 +63,7 @@ def program(spec: Spec) -> str:
         else:
             del fields[name]
     del fields["profile_args"]
-    if "." not in spec.profile:  # traces differ in their lengths
+    if not registry.is_file(spec.profile):  # traces differ in their lengths
         fields["profile"] = spec.profile != "ideal"
     return json.dumps({k: v for k, v in fields.items() if k not in NOT_IN_DIGEST}, sort_keys=True)
 

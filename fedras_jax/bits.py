@@ -138,11 +138,11 @@ def measure(fields: Sequence[Field], sizes: Sizes, data: Mapping[str, Array]) ->
             return which(field.shape[0])
         if field.dtype == "entropy":
             coded = entropy_bits(data["label"], data["mask"], k, field.shape[0])
-            return coded if is_several(field) else jnp.where(k < n, coded, 0)
+            return coded if has_several_labels(field) else jnp.where(k < n, coded, 0)
         if field.dtype == "symbols":
             n_symbols, entries = field.shape
-            every = jnp.repeat(data["mask"], entries), jnp.int32(n_symbols), n_symbols
-            coded = entropy_bits(data[field.name].reshape(-1), *every)
+            code, sent = data[field.name].reshape(-1), jnp.repeat(data["mask"], entries)
+            coded = entropy_bits(code, sent, jnp.int32(n_symbols), n_symbols)
             return jnp.where(n > 0, coded, 0)
         if field.dtype == "levels":
             tables, surprise = level_bits(data[field.name], data["mask"])
@@ -181,10 +181,10 @@ def by_actions(
             columns = math.prod(field.shape[1:])
             worst = jnp.ceil(n * columns * label_width(k) * ENTROPY_SLACK) + ENTROPY_TAIL
             coded = columns * k * label_width(n + 1) + jnp.where(k > 1, worst, 0)
-            count = coded if is_several(field) else jnp.where(k < n, coded, 0)
+            count = coded if has_several_labels(field) else jnp.where(k < n, coded, 0)
         elif field.dtype == "symbols":
             n_symbols, entries = field.shape
-            worst = jnp.ceil(n * entries * index_width(n_symbols) * ENTROPY_SLACK) + ENTROPY_TAIL
+            worst = jnp.ceil(n * ENTROPY_SLACK * (entries * index_width(n_symbols))) + ENTROPY_TAIL
             count = jnp.where(n > 0, n_symbols * label_width(n * entries + 1) + worst, 0)
         elif field.dtype == "levels":
             (rank,), width = field.shape, index_width(2 * REACH + 1)
@@ -221,8 +221,8 @@ def least(fields: Sequence[Field], sizes: Sizes, rows: int, max_actions: int) ->
     return min(told_apart, bound(rows)) if rows <= max_actions else told_apart
 
 
-def is_several(field: Field) -> bool:
-    """Whether it is of several labels a row."""
+def has_several_labels(field: Field) -> bool:
+    """Whether a field of labels has several a row."""
     return len(field.shape) > (field.dtype == "entropy")
 
 

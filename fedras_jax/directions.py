@@ -83,7 +83,8 @@ def errors(
     share = np.log(grid[low] / every) / np.log(np.where(ratio < 1, ratio, 0.5))
     fall = jnp.where(at[low] > 0, at[high] / jnp.where(at[low] > 0, at[low], 1), 1)
     error = at[low] * jnp.maximum(fall, ratio**4) ** share
-    return jnp.concatenate([(total > 0).astype(rows.dtype)[None], error])
+    nothing = jnp.where(total == 0, 0, jnp.ones_like(total))  # 1 of what is not finite, too
+    return jnp.concatenate([nothing[None], error])
 
 
 def along_main(rows: Float[Array, "n d"], mask: Bool[Array, " n"], n_clusters: int) -> Points:

@@ -284,37 +284,37 @@ _AWAY = _Rule(np.float32, 0, 1, (True, True), "a share in [0, 1]")
 
 
 def check(
-    profile: Profile, n_clients: int, *, away: bool = False, owner: np.ndarray | None = None
+    profile: Profile, n_entries: int, *, away: bool = False, owner: np.ndarray | None = None
 ) -> Profile:
-    """The profile as NumPy float32 and int32, once it is known to be one of `n_clients` clients.
+    """The profile as NumPy float32 and int32, once it is known to be one of so many entries.
 
     Args:
-      profile: one entry a client.
-      n_clients: U.
+      profile: one entry a client, or a stretch of a trace.
+      n_entries: how many.
       away: whether availability may be 0, for a while.
-      owner: int [U], whom messages say that an entry belongs to; U different clients when None.
+      owner: int [n_entries], the clients that entries belong to; one each when None.
 
     Raises:
       SpecError: no clients; a column of another length, or of anything but numbers; a value that
         is not finite once cast, or out of its range, with its column and the first such client.
     """
-    if n_clients < 1:
-        raise SpecError(f"a profile of {n_clients} clients: choose 1 or more")
+    if n_entries < 1:
+        raise SpecError(f"a profile of {n_entries} clients: choose 1 or more")
     columns: dict[str, Any] = {
-        name: _checked(name, np.asarray(getattr(profile, name)), n_clients, away, owner)
+        name: _checked(name, np.asarray(getattr(profile, name)), n_entries, away, owner)
         for name in _RULES
     }
     return Profile(**columns)
 
 
 def _checked(
-    name: str, found: np.ndarray, n_clients: int, away: bool, owner: np.ndarray | None
+    name: str, found: np.ndarray, n_entries: int, away: bool, owner: np.ndarray | None
 ) -> np.ndarray:
-    """A column, cast, [U]."""
+    """A column, cast."""
     rule = _AWAY if away and name == "availability" else _RULES[name]
-    if found.shape != (n_clients,):
+    if found.shape != (n_entries,):
         raise SpecError(
-            f"the profile's {name}: expected {n_clients} of them, one a client, got {found.shape}"
+            f"the profile's {name}: expected {n_entries} of them, one a client, got {found.shape}"
         )
     if found.dtype.kind not in "iuf":
         raise SpecError(f"the profile's {name}: expected numbers, got {found.dtype}")

@@ -161,6 +161,11 @@ def build(kind: str, factories: Factories, name: str, /, *args: Any, **kwargs: A
         raise SpecError(f"{kind} {name!r} with {kwargs}: {e}") from e
 
 
+def is_file(profile: str) -> bool:
+    """Whether a profile is named by the file that holds it."""
+    return profile not in PROFILES and "." in profile
+
+
 def downlink(name: str, args: Mapping[str, Any]) -> Codec | None:
     """The codec of the server's change; None for 'dense', which sends the whole table.
 
@@ -178,6 +183,11 @@ def downlink(name: str, args: Mapping[str, Any]) -> Codec | None:
         raise SpecError(
             f"codec 'quantized' with {args['bits']} bits cannot be a downlink: its noise exceeds "
             "what it is given, so the server's feedback would grow; take at least 4 bits"
+        )
+    if name == "quantized" and args.get("codes", "fixed") == "entropy":
+        raise SpecError(
+            "codec 'quantized' with codes='entropy' cannot be a downlink: the coded bits of all "
+            "entries of a large table are more than an int32 counts; take codes='fixed'"
         )
     if codec is None and args:
         raise SpecError(f"downlink 'dense' sends the public table itself, without {dict(args)}")

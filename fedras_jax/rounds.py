@@ -314,12 +314,17 @@ def federated(
         turn, place = jnp.divmod(round_, sampler.period)
         return sampler.sample(rng.address(seed, rng.Stream.COHORT, turn), there, place)
 
-    def waited(seconds, ran, clock):
-        """How long a round takes in which the server may have to wait for somebody to be there."""
+    def lasting(seconds, here, at_hand, clock):
+        """How long a round takes in which the server may have to wait for somebody to be there.
+
+        Who is there for a part of the time will be there in some round soon.
+        """
         if not isinstance(clients, Trace):
             return seconds
-        idle = ~ran.any() & (seconds == 0)
-        return jnp.where(idle, traces.until_change(clients, clock), seconds)
+        there = (here.availability > 0) & (n_examples > 0)
+        there = there if at_hand is None else there & at_hand
+        idle = ~there.any() & (seconds == 0)
+        return jnp.where(idle, traces.until_somebody(clients, clock), seconds)
 
     def free(state):
         """Those that are not at work, bool[U]; None where nobody is between rounds."""
@@ -349,9 +354,9 @@ def federated(
     def step(
         state: FedState, data: Histories, members: Cohort | None = None
     ) -> tuple[FedState, RoundInfo]:
-        here = devices_at(state.clock)
+        here, at_hand = devices_at(state.clock), free(state)
         if members is None:
-            members = draw(state.round, free(state), here)
+            members = draw(state.round, at_hand, here)
         members = placed(members, here)
         who, slot, n_slots = members.client, members.slot, state.owed.shape[0]
         assert slot is not None
@@ -379,7 +384,7 @@ def federated(
             settled = arrival.settle(outcome.seconds, ran, outcome.finished, who.shape[0])
             arrived = Arrived(who, info["weight"], jnp.zeros_like(who))
             spent = _spent(settled, outcome.seconds, outcome.phases, ran)
-            seconds = waited(settled.seconds, ran, state.clock)
+            seconds = lasting(settled.seconds, here, at_hand, state.clock)
             in_flight: Any = ()
         else:
             slot_of = flight.berths(state.flight.present, ran)
@@ -432,7 +437,7 @@ def federated(
             info["weight"] = weight.at[slot_of].get(mode="fill", fill_value=0)
             arrived = Arrived(in_flight.client, weight, staleness)
             spent = _spent(settled, in_flight.seconds, in_flight.phases, in_flight.present)
-            seconds = waited(settled.seconds, ran, state.clock)
+            seconds = lasting(settled.seconds, here, at_hand, state.clock)
             in_flight = flight.pin(flight.land(in_flight, seconds, settled.kept), mesh)
 
         acc, shared, total = acc

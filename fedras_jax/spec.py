@@ -245,17 +245,21 @@ def _check_types(spec: Spec) -> None:
             raise SpecError(f"{field.name} must be {words}, not {value!r}")
 
 
+_LONGEST = 2.0**127  # seconds; near the end of float32
+
+
 def _check_profile(spec: Spec) -> None:
     if spec.profile in registry.PROFILES:
         registry.build("profile", registry.PROFILES, spec.profile, 1, **spec.profile_args)
         return
-    is_file = "." in spec.profile
+    is_file = registry.is_file(spec.profile)
     if not is_file:
         registry.lookup("profile", {**registry.PROFILES, "ideal": lambda: None}, spec.profile)
     if other := sorted(set(spec.profile_args) - ({"period"} if is_file else set())):
         raise SpecError(f"profile {spec.profile!r} takes no profile_args {', '.join(other)}")
     period = spec.profile_args.get("period", 1)
-    if not isinstance(period, int | float) or not 0 < period < math.inf:
+    number = isinstance(period, int | float) and not isinstance(period, bool)
+    if not number or not 0 < period <= _LONGEST:
         raise SpecError(f"profile_args: period must be positive seconds, not {period!r}")
 
 

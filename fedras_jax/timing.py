@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedras_jax import metrics, network, stats
+from fedras_jax import metrics, network, registry, stats
 from fedras_jax.spec import Spec
 
 # The target, as a share of the baseline's final quality.
@@ -192,10 +192,11 @@ def _breakdown(arm: Timed, spent: dict[str, float]) -> dict[str, Any]:
     """What the clock is spent on, and what it would be worth to spend less on."""
     total = sum(spent.values())
     share = {p: float(x / total) if total else 0.0 for p, x in spent.items()}
-    everyone = arm.spec.arrival == "synchronous"
+    # On a file's devices, which may change with time, nothing is known of other rounds.
+    known = arm.spec.arrival == "synchronous" and not registry.is_file(arm.spec.profile)
 
     def at_most(phase):
-        return 1 / (1 - share[phase]) if everyone and share[phase] < 1 else None
+        return 1 / (1 - share[phase]) if known and share[phase] < 1 else None
 
     return {
         **{f"{p}_share": x for p, x in share.items()},

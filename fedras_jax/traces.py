@@ -1,7 +1,8 @@
 """Devices and networks that change: what clients are like at a moment of simulated time.
 
-A trace is a profile whose entries hold for a while. A round goes by what holds when it begins. When
-nobody is there for it, the server waits for the next change.
+A trace is a profile whose entries hold for a while. A round goes by what holds when it begins.
+Where nobody has any availability the server waits for the next stretch in which somebody has some,
+or for the trace to begin anew; that wait is a round.
 """
 
 import dataclasses
@@ -54,10 +55,11 @@ def later(clock: Array, seconds: Array) -> Array:
     return jnp.stack([after, (after - total) - more])
 
 
-def until_change(trace: Trace, clock: Array) -> Array:
-    """Seconds until any client's next stretch begins; 0 where nothing will change."""
+def until_somebody(trace: Trace, clock: Array) -> Array:
+    """Seconds until the next stretch in which its client is there at all; 0 where none comes."""
     time = _within(trace, clock)
-    ahead = jnp.min(jnp.where(trace.begin > time, trace.begin, trace.period))
+    comes = (trace.begin > time) & (trace.stretch.availability > 0)
+    ahead = jnp.min(jnp.where(comes, trace.begin, trace.period))
     return jnp.where(jnp.isfinite(ahead), ahead - time, 0)
 
 
@@ -100,13 +102,22 @@ def check(trace: Trace, n_clients: int) -> Trace:
 
 
 def best(trace: Trace) -> Profile:
-    """Every client at its best: NumPy arrays, leading axis U."""
+    """Every client at its best while it is there: NumPy arrays, leading axis U.
+
+    Jitter counts as speed: the more, the luckier a round may be.
+    """
     starts = np.asarray(trace.offset)[:-1]
+    stretch, there = trace.stretch, np.asarray(trace.stretch.availability) > 0
     least = ("latency", "failure", "session", "tier")
 
     def of(name: str) -> np.ndarray:
+        column = np.asarray(getattr(stretch, name))
+        if name in ("compute", "up", "down"):
+            column = np.where(there, column, np.finfo(np.float32).tiny)
+        elif name == "latency":
+            column = np.where(there, column, np.finfo(np.float32).max)
         ufunc = np.minimum if name in least else np.maximum
-        return ufunc.reduceat(np.asarray(getattr(trace.stretch, name)), starts)
+        return ufunc.reduceat(column, starts)
 
     columns: dict[str, Any] = {field.name: of(field.name) for field in dataclasses.fields(Profile)}
     return Profile(**columns)

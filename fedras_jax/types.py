@@ -350,7 +350,7 @@ class RoundInfo:
       outcome: how each client's round ends, and what it spent its time on.
       weight: f32[C], the weight with which its payload counted in this very round.
       arrived: `Arrived`, what the server took in this round.
-      seconds: f32[], how long the round took.
+      seconds: f32[], how long the round took, the wait for somebody to be there included.
       spent: f32[5], what the client that the server waited for was busy with meanwhile.
     """
 
@@ -418,7 +418,8 @@ class Field(NamedTuple):
       bits: static width of an entry; 1 where entries have no static width and bits are counted.
       per: what there is an entry for: the payload ('once', unless it is empty), an 'action' in
         use, a sent 'row', each of the M items ('item'), or the 'set' of sent rows.
-      shape: elements of an entry; the universe's size for a set.
+      shape: elements of an entry; the universe's size for a set; for 'entropy' K and how many
+        labels a row, and for 'symbols' how many there are and how many a row.
       dtype: of the elements: a float type, 'uint', 'exponent' (a byte, one of which says that the
         entry is not finite), 'label' (as wide as the client's own number of actions needs),
         'entropy' (labels too, entropy-coded), 'symbols' and 'levels' (unsigned, and small signed

@@ -249,7 +249,7 @@ def _universe(codec: Codec, sizes: Sizes) -> int:
 
 def _own_actions(field: Field, n: int, k: int) -> bool:
     """Whether the field is of labels that do not travel, because every row has its own action."""
-    return field.dtype in ("entropy", "label") and not bits.is_several(field) and k == n > 0
+    return field.dtype in ("entropy", "label") and not bits.has_several_labels(field) and k == n > 0
 
 
 def _sends_set(field: Field, n: int, k: int) -> bool:

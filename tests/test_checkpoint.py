@@ -22,7 +22,8 @@ from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
 
 # Sixty clients, each slower and rarely there after its first seconds, again and again.
-TRACE = Path(tempfile.mkdtemp()) / "trace.csv"
+FOLDER = tempfile.TemporaryDirectory()  # removed when the process ends
+TRACE = Path(FOLDER.name) / "trace.csv"
 TRACE.write_text(
     "client,time,compute,up,down,latency,availability,failure,jitter\n"
     + "".join(

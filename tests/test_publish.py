@@ -115,6 +115,11 @@ def test_coarse_stochastic_rounding_is_refused_as_a_downlink(bits_):
         registry.downlink("quantized", {"bits": bits_})
 
 
+def test_a_table_of_coded_entries_is_no_downlink():
+    with pytest.raises(SpecError, match="codes='entropy' cannot be a downlink: .* an int32"):
+        registry.downlink("quantized", {"codes": "entropy"})
+
+
 def test_a_lossless_codec_sends_everything():
     _, history = moving("rows", 32)
     for items, public, _ in history:

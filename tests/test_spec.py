@@ -114,6 +114,9 @@ def test_a_trace_has_a_period_and_nothing_else():
         ({"period": 0}, "period must be positive seconds, not 0"),
         ({"period": "day"}, "period must be positive seconds, not 'day'"),
         ({"period": float("inf")}, "period must be positive seconds, not inf"),
+        ({"period": True}, "period must be positive seconds, not True"),
+        ({"period": 10**400}, "period must be positive seconds, not 1000"),
+        ({"period": 1e39}, r"period must be positive seconds, not 1e\+39"),
     ):
         with pytest.raises(SpecError, match=message):
             Spec(profile="trace.csv", profile_args=args)

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from toys import make_histories
 
-from fedras_jax import arrivals, budgets, profiles, samplers, traces
+import fedras_jax
+from fedras_jax import arrivals, assembly, budgets, cohort, profiles, samplers, traces
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.dense import dense
 from fedras_jax.errors import SpecError
 from fedras_jax.factored import factored
 from fedras_jax.models.mf import mf
 from fedras_jax.rounds import federated
+from fedras_jax.run import run_group
+from fedras_jax.spec import Spec
 from fedras_jax.types import Profile, Trace
 
 LENGTHS = np.array([3, 8, 12, 20, 25, 33, 1, 5, 17, 10])
@@ -36,6 +39,8 @@ def ragged(seed: int, period: float = np.inf) -> Trace:
     counts = rng.integers(1, 10, U)
     begin = [np.sort(np.append(0, rng.choice(99, n - 1, replace=False) + 1)) for n in counts]
     stretch = profiles.mobile(int(counts.sum()), seed=seed)
+    there = rng.random(len(stretch.up)) < 0.5
+    stretch = dataclasses.replace(stretch, availability=np.float32(there))
     offset = np.concatenate([[0], np.cumsum(counts)])
     return traces.check(Trace(np.concatenate(begin), offset, stretch, np.float32(period)), U)
 
@@ -63,7 +68,7 @@ def clock(seconds: float):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_holds_is_the_last_stretch_that_has_begun(seed, period):
     trace = ragged(seed, period)
-    now, ahead = jax.jit(traces.now), jax.jit(traces.until_change)
+    now, ahead = jax.jit(traces.now), jax.jit(traces.until_somebody)
     moments = [0.0, 0.5, *np.unique(trace.begin)[1:6], 77.25, 149.5, 150.0, 153.5, 1000.0]
     spans = list(itertools.pairwise(trace.offset))
     for seconds in moments:
@@ -71,7 +76,8 @@ def test_what_holds_is_the_last_stretch_that_has_begun(seed, period):
         at = [a + bisect.bisect(trace.begin[a:b], time) - 1 for a, b in spans]
         expected = jax.tree.map(lambda x, at=at: x[at], trace.stretch)
         same(now(on_device(trace), clock(seconds)), expected)
-        later = min([*trace.begin[trace.begin > time], period])
+        comes = (trace.begin > time) & (trace.stretch.availability > 0)
+        later = min([*trace.begin[comes], period])
         expected = later - time if np.isfinite(later) else 0
         assert ahead(on_device(trace), clock(seconds)) == np.float32(expected)
 
@@ -91,10 +97,13 @@ def test_everyone_at_their_best():
     found = traces.best(trace)
     for u in range(U):
         own = slice(trace.offset[u], trace.offset[u + 1])
-        for name in ("compute", "up", "down", "availability", "jitter"):
-            assert getattr(found, name)[u] == getattr(trace.stretch, name)[own].max()
-        for name in ("latency", "failure"):
-            assert getattr(found, name)[u] == getattr(trace.stretch, name)[own].min()
+        there = trace.stretch.availability[own] > 0
+        assert found.availability[u] == there.any()
+        for name in ("compute", "up", "down"):
+            most = getattr(trace.stretch, name)[own][there].max(initial=0)
+            np.testing.assert_allclose(getattr(found, name)[u], most, atol=1e-37)
+        least = trace.stretch.latency[own][there].min(initial=np.finfo(np.float32).max)
+        assert found.latency[u] == least
 
 
 def edited(**changes) -> Trace:
@@ -154,10 +163,10 @@ def build(profile, **changed):
     return federated(**{**parts, **changed})
 
 
-def go(algorithm, rounds: int):
+def go(algorithm, rounds: int, data=DATA):
     step, state, infos = jax.jit(algorithm.step), algorithm.init(), []
     for _ in range(rounds):
-        state, info = step(state, DATA)
+        state, info = step(state, data)
         infos.append(jax.tree.map(np.asarray, info))
     return state, infos
 
@@ -252,6 +261,76 @@ def test_the_server_waits_until_somebody_is_there():
     assert [float(info.seconds) for info in infos[1:]] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sampler": samplers.poisson(U, 0.1)},
+        {"sampler": samplers.rotation(U, 2)},
+        {"history_lengths": np.where(np.arange(U) < 2, LENGTHS, 0)},
+    ],
+    ids=["poisson", "rotation", "without examples"],
+)
+def test_a_round_of_nobody_waits_for_nobody_if_there_are_some(changed):
+    """As without a trace; people are there, but the draw has missed them or they have no part."""
+    profile = profiles.mobile(U, seed=1, availability=0.5)
+    trace = together(profile, profile, at=[0, 28_800], period=86_400)
+    data = make_histories(changed.get("history_lengths", LENGTHS), M)
+    _, told = go(build(profile, **changed), 8, data)
+    _, infos = go(build(trace, **changed), 8, data)
+    assert any(info.n_examples.sum() == 0 for info in told)
+    same(told, infos)
+
+
+def test_the_server_waits_for_those_who_come():
+    """Not for changes of those who stay away, nor for those who have no part in training."""
+    fast, _, told = fast_and_slow()
+    away = dataclasses.replace(fast, availability=np.zeros(U, np.float32))
+    few = dataclasses.replace(fast, availability=np.float32(np.arange(U) < 2))
+    trace = together(fast, away, away, few, away, fast, at=[0, 1e-6, 10, 20, 30, 1000])
+    _, infos = go(build(trace), 2)
+    np.testing.assert_allclose(infos[1].seconds, 20 - told[0].seconds, rtol=1e-6)
+    lengths = np.where(np.arange(U) < 2, 0, LENGTHS)
+    # At 20 s there are two without examples, who fetch the table and have no further part.
+    state, infos = go(build(trace, history_lengths=lengths), 4, make_histories(lengths, M))
+    assert [info.mask.sum() for info in infos] == [C, 0, 2, C]
+    assert [info.n_examples.sum() > 0 for info in infos] == [True, False, False, True]
+    np.testing.assert_allclose(state.clock[0], 1000 + infos[3].seconds, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"arrival": arrivals.deadline(0.05)},
+        {"arrival": arrivals.over_commit(2)},
+        {"mesh": cohort.client_mesh(4)},
+        {"mesh": cohort.client_mesh(2), "spread_items": True},
+    ],
+    ids=["deadline", "over_commit", "mesh", "spread_items"],
+)
+def test_rounds_of_all_kinds_follow_a_trace(changed):
+    """A first stretch that is over at once, so that the second profile's rounds must come."""
+    fast, slow, told = fast_and_slow()
+    trace = together(fast, slow, at=[0, 1e-6])
+    state, infos = go(build(trace, **changed), 3)
+    _, first = go(build(fast, **changed), 1)
+    _, others = go(build(slow, **changed), 3)
+    np.testing.assert_allclose(infos[0].outcome.phases, first[0].outcome.phases, rtol=1e-6)
+    for info, other in zip(infos[1:], others[1:], strict=True):
+        np.testing.assert_array_equal(info.client, other.client)
+        np.testing.assert_allclose(info.outcome.phases, other.outcome.phases, rtol=1e-6)
+    np.testing.assert_allclose(state.clock[0], sum(i.seconds for i in infos), rtol=1e-6)
+    del told
+
+
+def test_a_deadline_that_is_met_only_by_those_who_are_away_is_refused():
+    fast, slow, _ = fast_and_slow()
+    crawl = dataclasses.replace(slow, compute=slow.compute / 1e6)
+    away = dataclasses.replace(fast, availability=np.zeros(U, np.float32))
+    with pytest.raises(SpecError, match="nobody would arrive"):
+        build(together(crawl, away, at=[0, 9]), arrival=arrivals.deadline(1.0))
+    build(together(crawl, fast, at=[0, 9]), arrival=arrivals.deadline(1.0))
+
+
 def test_an_adaptive_budget_is_not_told_of_the_wait():
     fast, _, told = fast_and_slow()
     away = dataclasses.replace(fast, availability=np.zeros(U, np.float32))
@@ -269,19 +348,54 @@ def test_payloads_in_flight_come_while_the_server_waits():
     away = dataclasses.replace(fast, availability=np.zeros(U, np.float32))
     there = dataclasses.replace(fast, availability=np.float32(np.arange(U) < C))
     trace = together(there, away, fast, at=[0, 1, 10])
-    state, infos = go(build(trace, arrival=arrivals.buffered(2 * C)), 3)
-    sent = infos[0].outcome.seconds
+    state, infos = go(build(trace, arrival=arrivals.buffered(2 * C)), 2)
     assert infos[0].mask.all()
-    assert sent.max() < 1
-    # Nobody is free, and then nobody is there: the round before the last change waits.
-    assert [info.mask.sum() for info in infos[1:]] == [0, 0]
-    np.testing.assert_allclose([info.seconds for info in infos], [0, 1, 9], rtol=1e-6)
+    assert infos[0].outcome.seconds.max() < 1
+    assert not infos[1].mask.any()
+    np.testing.assert_array_equal([info.seconds for info in infos], [0, 10])
     assert state.clock[0] == 10
     np.testing.assert_array_equal(state.flight.seconds[state.flight.present], np.zeros(C))
-    _, infos = go(build(trace, arrival=arrivals.buffered(2 * C)), 4)
+    _, infos = go(build(trace, arrival=arrivals.buffered(2 * C)), 3)
     # Four more are sent out, and those that have long been back are taken at once.
-    arrived = infos[3].arrived
-    assert infos[3].mask.all()
-    assert infos[3].seconds == 0
+    arrived = infos[2].arrived
+    assert infos[2].mask.all()
+    assert infos[2].seconds == 0
     np.testing.assert_array_equal(np.sort(arrived.client[arrived.weight > 0]), np.arange(C))
-    np.testing.assert_array_equal(arrived.staleness[arrived.weight > 0], 3)
+    np.testing.assert_array_equal(arrived.staleness[arrived.weight > 0], 2)
+
+
+# ---------------------------------------------------------------- Specs
+
+
+def written(path, lines_of_each: int):
+    """A trace's file: 30 clients who are ten times as slow from some moment on."""
+    lines = ["client,time,compute,up,down,latency,tier"]
+    for u in range(30):
+        for i in range(lines_of_each):
+            lines.append(f"{u},{0.15 * i},1e5,{10.0 ** (6 - i)},1e6,0.1,{u % 3 + i}")
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_runs_with_other_periods_are_a_group_and_other_files_are_not(tmp_path):
+    path, longer = written(tmp_path / "a.csv", 2), written(tmp_path / "b.csv", 3)
+    base = Spec(
+        dataset="synthetic:30x60x8", dim=4, rounds=4, cohort_size=5, candidates=10, profile=path
+    )
+    specs = [base.replace(profile_args={"period": period}) for period in (0.2, 5.0)]
+    assert assembly.program(specs[0]) == assembly.program(specs[1]) == assembly.program(base)
+    assert assembly.program(base) != assembly.program(base.replace(profile=longer))
+    together = run_group(specs)
+    for spec, found in zip(specs, together, strict=True):
+        alone = fedras_jax.run(spec)
+        assert [row["seconds"] for row in found.rounds] == [row["seconds"] for row in alone.rounds]
+    seconds = [[row["seconds"] for row in found.rounds] for found in together]
+    assert seconds[0] != seconds[1]
+
+
+def test_tiers_are_those_of_the_first_stretch(tmp_path):
+    spec = Spec(profile=written(tmp_path / "a.csv", 2))
+    np.testing.assert_array_equal(assembly.tiers_of(spec, 30), np.arange(30) % 3)
+    assert assembly.tiers_of(Spec(), 30) is None
+    mobile = assembly.tiers_of(Spec(profile="mobile"), 30)
+    np.testing.assert_array_equal(mobile, profiles.mobile(30).tier)

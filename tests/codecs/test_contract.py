@@ -62,6 +62,7 @@ CODECS = {
     "quantized-entropy-payload-4": functools.partial(
         quantized, 4, scale="payload", codes="entropy"
     ),
+    "quantized-entropy-row-1": functools.partial(quantized, 1, codes="entropy"),
     "rotated-1": rotated,
     "rotated-4": functools.partial(rotated, 4),
     **{
