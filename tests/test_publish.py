@@ -116,7 +116,7 @@ def test_coarse_stochastic_rounding_is_refused_as_a_downlink(bits_):
 
 
 def test_a_table_of_coded_entries_is_no_downlink():
-    with pytest.raises(SpecError, match="codes='entropy' cannot be a downlink: .* an int32"):
+    with pytest.raises(SpecError, match=r"codes=.entropy. cannot be a downlink: .* an int32"):
         registry.downlink("quantized", {"codes": "entropy"})
 
 
