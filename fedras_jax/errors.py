@@ -4,6 +4,9 @@ The binaries print these as one line and exit with a code that is not 0; everyth
 that is raised is a bug of the library and keeps its traceback.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class FedrasError(ValueError):
     """Base of every error that the user can mend."""
@@ -35,3 +38,20 @@ class ResultsError(FedrasError):
 
 class WireError(FedrasError):
     """Bytes that are no payload of this codec and table, or a payload that cannot be written."""
+
+
+def one_of(owner: str, allowed: Iterable[Any], **values: Any) -> None:
+    """Refuses an argument that is none of those allowed.
+
+    Args:
+      owner: whose argument it is.
+      allowed: what it may be.
+      values: the argument, by its name.
+
+    Raises:
+      SpecError: it is something else.
+    """
+    allowed = list(allowed)
+    for name, value in values.items():
+        if value not in allowed:
+            raise SpecError(f"{owner}: {name} must be one of {allowed}, not {value!r}")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedras_jax import rng
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Array, ItemDelta, Transform
 
 PSEUDO_ROWS = ("mixed", "zero")
@@ -63,8 +63,7 @@ def pseudo_items(share: float, *, rows: str = "mixed") -> Transform:
     """
     if not (share > 0 and math.isfinite(share)):
         raise SpecError(f"pseudo_items: share must be above 0 and finite, not {share}")
-    if rows not in PSEUDO_ROWS:
-        raise SpecError(f"pseudo_items: rows must be one of {list(PSEUDO_ROWS)}, not {rows!r}")
+    one_of("pseudo_items", PSEUDO_ROWS, rows=rows)
 
     def apply(ctx, key, role, update):
         del role

@@ -20,7 +20,7 @@ layout of the payload, the start and the number of iterations are our choice.
 import jax.numpy as jnp
 
 from fedras_jax import bits, directions, kmeans, kmeans1d
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
 INDICES = ("touched", "items")
@@ -55,12 +55,9 @@ def actions(
     Raises:
       SpecError: a name that does not exist, a number out of range, or a rank above D.
     """
-    if index not in INDICES:
-        raise SpecError(f"actions: index must be one of {list(INDICES)}, not {index!r}")
-    if dtype not in DTYPES:
-        raise SpecError(f"actions: dtype must be one of {list(DTYPES)}, not {dtype!r}")
-    if labels not in CODINGS:
-        raise SpecError(f"actions: labels must be one of {list(CODINGS)}, not {labels!r}")
+    one_of("actions", INDICES, index=index)
+    one_of("actions", DTYPES, dtype=dtype)
+    one_of("actions", CODINGS, labels=labels)
     if labels == "entropy" and index == "items":
         raise SpecError("actions: labels='entropy' needs index='touched'")
     if not 1 <= k <= 65535:

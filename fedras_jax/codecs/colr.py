@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from fedras_jax import bits, kmeans
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 DTYPES = ("float32", "float16")
@@ -39,8 +39,7 @@ def colr(rank: int = 4, *, dtype: str = "float32", stretch: float | None = None)
     Raises:
       SpecError: an unknown dtype, a rank that is not in 1 to D, or a stretch that is not positive.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"colr: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    one_of("colr", DTYPES, dtype=dtype)
     if rank < 1:
         raise SpecError(f"colr: rank must be at least 1, not {rank}")
 

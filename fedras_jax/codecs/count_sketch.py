@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from fedras_jax import bits, kmeans
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Sizes, unprepared
 
 DTYPES = ("float32", "float16")
@@ -40,8 +40,7 @@ def count_sketch(width: int = 64, *, depth: int = 3, dtype: str = "float32") -> 
     Raises:
       SpecError: an unknown dtype, or a number out of range.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"count_sketch: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    one_of("count_sketch", DTYPES, dtype=dtype)
     if width < 1:
         raise SpecError(f"count_sketch: width must be at least 1, not {width}")
     if not 1 <= depth <= MAX_DEPTH:

@@ -14,7 +14,7 @@ Systems 36(5), 2021), without its encryption.
 import jax.numpy as jnp
 
 from fedras_jax import bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 
@@ -27,8 +27,7 @@ def dense(*, dtype: str = "float32") -> Codec:
     Raises:
       SpecError: an unknown dtype.
     """
-    if dtype not in bits.FLOAT_BITS:
-        raise SpecError(f"dense: dtype must be one of {list(bits.FLOAT_BITS)}, not {dtype!r}")
+    one_of("dense", bits.FLOAT_BITS, dtype=dtype)
 
     def fields(sizes):
         return (bits.values("row", "item", dtype, sizes.dim),)

@@ -15,7 +15,7 @@ Source: ours; the paper clusters full rows.
 import jax.numpy as jnp
 
 from fedras_jax import bits, directions, kmeans, kmeans1d, reductions
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
 DTYPES = ("float32", "float16")
@@ -43,10 +43,8 @@ def directional(
     Raises:
       SpecError: an unknown name, a number out of range, or more directions than D.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"directional: dtype must be one of {list(DTYPES)}, not {dtype!r}")
-    if labels not in CODINGS:
-        raise SpecError(f"directional: labels must be one of {list(CODINGS)}, not {labels!r}")
+    one_of("directional", DTYPES, dtype=dtype)
+    one_of("directional", CODINGS, labels=labels)
     if not 1 <= k <= 65535:
         raise SpecError(f"directional: k must be 1 to 65535, not {k}")
     if rank < 1:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from fedras_jax import bits as sizes_in_bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 CHOICES = (4, 5, 6, 7, 8)
@@ -33,8 +33,7 @@ def grid(bits: int = 8) -> Codec:
     Raises:
       SpecError: another number of bits.
     """
-    if bits not in CHOICES:
-        raise SpecError(f"grid: bits must be one of {list(CHOICES)}, not {bits!r}")
+    one_of("grid", CHOICES, bits=bits)
     top = 2 ** (bits - 1) - 1
 
     def fields(sizes):

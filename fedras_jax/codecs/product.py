@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fedras_jax import bits, directions, kmeans
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
 DTYPES = ("float32", "float16")
@@ -45,10 +45,8 @@ def product(
     Raises:
       SpecError: an unknown name, a number out of range, or parts that do not divide D.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"product: dtype must be one of {list(DTYPES)}, not {dtype!r}")
-    if labels not in CODINGS:
-        raise SpecError(f"product: labels must be one of {list(CODINGS)}, not {labels!r}")
+    one_of("product", DTYPES, dtype=dtype)
+    one_of("product", CODINGS, labels=labels)
     if not 1 <= k <= 65535:
         raise SpecError(f"product: k must be 1 to 65535, not {k}")
     if parts < 1:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from fedras_jax import bits as sizes_in_bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 SCALES = ("row", "payload")
@@ -43,10 +43,8 @@ def quantized(bits: int = 4, *, scale: str = "row", codes: str = "fixed") -> Cod
     """
     if not 1 <= bits <= 8:
         raise SpecError(f"quantized: bits must be 1 to 8, not {bits}")
-    if scale not in SCALES:
-        raise SpecError(f"quantized: scale must be one of {list(SCALES)}, not {scale!r}")
-    if codes not in CODINGS:
-        raise SpecError(f"quantized: codes must be one of {list(CODINGS)}, not {codes!r}")
+    one_of("quantized", SCALES, scale=scale)
+    one_of("quantized", CODINGS, codes=codes)
     by_row = scale == "row"
     per = ("row", "bfloat16") if by_row else ("once", "bfloat16", 1)
     top = 2**bits - 1

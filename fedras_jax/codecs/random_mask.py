@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from fedras_jax import bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Sizes, unprepared
 
 DTYPES = ("float32", "float16")
@@ -36,8 +36,7 @@ def random_mask(keep: float = 0.25, *, dtype: str = "float32") -> Codec:
     Raises:
       SpecError: an unknown dtype, or a part out of range.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"random_mask: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    one_of("random_mask", DTYPES, dtype=dtype)
     if not 0 < keep < 1:
         raise SpecError(f"random_mask: keep must be above 0 and below 1, not {keep}")
 

@@ -16,7 +16,7 @@ in bfloat16, which has float32's range, is our choice.
 import jax.numpy as jnp
 
 from fedras_jax import bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 SCALES = ("row", "payload")
@@ -32,8 +32,7 @@ def sign(*, scale: str = "row") -> Codec:
     Raises:
       SpecError: an unknown scale.
     """
-    if scale not in SCALES:
-        raise SpecError(f"sign: scale must be one of {list(SCALES)}, not {scale!r}")
+    one_of("sign", SCALES, scale=scale)
     by_row = scale == "row"
     per = ("row", "bfloat16") if by_row else ("once", "bfloat16", 1)
 

@@ -12,7 +12,7 @@ directions afterwards, to touched rows alone, is our choice.
 import jax.numpy as jnp
 
 from fedras_jax import bits, directions, kmeans
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 DTYPES = ("float32", "float16")
@@ -33,8 +33,7 @@ def svd(rank: int = 2, *, dtype: str = "float16") -> Codec:
     Raises:
       SpecError: an unknown dtype, a rank below 1, or above the embedding width.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"svd: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    one_of("svd", DTYPES, dtype=dtype)
     if rank < 1:
         raise SpecError(f"svd: rank must be at least 1, not {rank}")
 

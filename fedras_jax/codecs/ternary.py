@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from fedras_jax import bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 SCALES = ("row", "payload")
@@ -38,8 +38,7 @@ def ternary(*, scale: str = "row") -> Codec:
     Raises:
       SpecError: an unknown scale.
     """
-    if scale not in SCALES:
-        raise SpecError(f"ternary: scale must be one of {list(SCALES)}, not {scale!r}")
+    one_of("ternary", SCALES, scale=scale)
     by_row = scale == "row"
     per = ("row", "bfloat16") if by_row else ("once", "bfloat16", 1)
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fedras_jax import bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 DTYPES = ("float32", "float16")
@@ -33,8 +33,7 @@ def top_entries(entries: int = 2048, *, dtype: str = "float32") -> Codec:
     Raises:
       SpecError: an unknown dtype, less than one entry, or a table of 2**31 entries or more.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"top_entries: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    one_of("top_entries", DTYPES, dtype=dtype)
     if entries < 1:
         raise SpecError(f"top_entries: entries must be at least 1, not {entries}")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fedras_jax import bits
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 DTYPES = ("float32", "float16")
@@ -31,8 +31,7 @@ def top_rows(rows: int = 32, *, dtype: str = "float32") -> Codec:
     Raises:
       SpecError: an unknown dtype, or less than one row.
     """
-    if dtype not in DTYPES:
-        raise SpecError(f"top_rows: dtype must be one of {list(DTYPES)}, not {dtype!r}")
+    one_of("top_rows", DTYPES, dtype=dtype)
     if rows < 1:
         raise SpecError(f"top_rows: rows must be at least 1, not {rows}")
 
