@@ -53,6 +53,7 @@ def calls(dataset: str, data_dir: str | None) -> dict[str, list[str]]:
         "results": [],
         "spread": few,
         "hosts": [],
+        "million": ["--clients=1000000", "--items=100000"],
     }
     if ONLY.value:
         return {name: args for name, args in (found | more).items() if name in ONLY.value}
