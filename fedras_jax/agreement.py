@@ -8,7 +8,16 @@ import numpy as np
 
 from fedras_jax import bits, profiles, traces
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Arrival, Budget, Codec, Profile, Sizes, Trace
+from fedras_jax.types import (
+    Arrival,
+    Budget,
+    Codec,
+    Context,
+    ItemDelta,
+    Profile,
+    Sizes,
+    Trace,
+)
 
 
 def actions(budget: Budget, codec: Codec) -> None:
@@ -45,7 +54,6 @@ def policies(
     capacity: int,
     clients: Profile | Trace,
     n_examples: np.ndarray,
-    error: Any,
     codec: Codec,
     sizes: Sizes,
 ) -> None:
@@ -60,7 +68,7 @@ def policies(
         clients = traces.best(clients) if known else clients.stretch
     if budget.n_clients not in (0, n_clients):
         raise SpecError(f"the budget knows {budget.n_clients} clients, but there are {n_clients}")
-    if budget.needs_error and error is None:
+    if budget.needs_error and not _tells_errors(codec, sizes):
         raise SpecError("the budget looks at errors, which this codec cannot tell beforehand")
     if arrival.wanted > capacity:
         raise SpecError(
@@ -103,6 +111,18 @@ def policies(
                 f"a deadline of {arrival.deadline:g} s, but the fastest client needs more than "
                 f"{best:.3g} s to train: nobody would arrive"
             )
+
+
+def _tells_errors(codec: Codec, sizes: Sizes) -> bool:
+    """Whether a codec knows its errors beforehand."""
+
+    def prepared():
+        ctx = Context(sizes, jax.random.key(0))
+        rows = jnp.zeros((64, sizes.dim))
+        delta = ItemDelta(jnp.zeros(64, jnp.int32), rows, jnp.ones(64, bool))
+        return codec.prepare(ctx, ctx.key, delta).error
+
+    return jax.eval_shape(prepared) is not None
 
 
 def _known(values: Any) -> bool:

@@ -212,24 +212,31 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
     In step, all devices run as many chunks of a width as the one that needs the most.
     """
 
-    def run(width, start, size):
-        some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)
-        if load is not None:
-            some = load(width, broadcast, some)
-        return jax.vmap(lambda one: client(width, broadcast, one))(some)
+    def runner(width, size):
+        """A chunk's clients at a width: traced once, however often it is called."""
 
-    shapes = jax.eval_shape(lambda: run(widths[0], 0, 1)[1])
-    n_slots = length.shape[0]
-    kept = jax.tree.map(lambda s: jnp.zeros((n_slots, *s.shape[1:]), s.dtype), shapes)
-    carry, done = (zero, kept), jnp.int32(0)
+        @jax.jit
+        def run(start):
+            some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)
+            if load is not None:
+                some = load(width, broadcast, some)
+            return jax.vmap(lambda one: client(width, broadcast, one))(some)
+
+        return run
+
     sizes = chunk_sizes(widths, chunk)
+    runs = [runner(width, size) for width, size in zip(widths, sizes, strict=True)]
+    n_slots, begin = length.shape[0], jnp.int32(0)
+    _, shapes = jax.eval_shape(runs[0], begin)
+    kept = jax.tree.map(lambda s: jnp.zeros((n_slots, *s.shape[1:]), s.dtype), shapes)
+    carry, done = (zero, kept), begin
     narrower = (0, *widths[:-1])
-    for width, size, below in reversed(list(zip(widths, sizes, narrower, strict=True))):
+    for run, size, below in reversed(list(zip(runs, sizes, narrower, strict=True))):
 
-        def body(i, carry, width=width, size=size, first=done):
+        def body(i, carry, run=run, size=size, first=done):
             acc, kept = carry
             start = first + i * size
-            sent, new = run(width, start, size)
+            sent, new = run(start)
             write = jax.lax.dynamic_update_slice_in_dim
             return add(acc, sent), jax.tree.map(lambda a, x: write(a, x, start, 0), kept, new)
 

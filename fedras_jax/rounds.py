@@ -172,16 +172,7 @@ def federated(
         devices = agreement.profile(profile, n_clients)
     # Where everyone is the same, one entry will do.
     clients = jax.tree.map(jnp.asarray, network.ideal(1) if profile is None else devices)
-    error = jax.eval_shape(
-        lambda: (
-            codec.prepare(
-                Context(sizes, jax.random.key(0)),
-                jax.random.key(0),
-                ItemDelta(jnp.zeros(64, jnp.int32), jnp.zeros((64, model.dim)), jnp.ones(64, bool)),
-            ).error
-        )
-    )
-    agreement.policies(budget, arrival, sampler.capacity, devices, n_examples, error, codec, sizes)
+    agreement.policies(budget, arrival, sampler.capacity, devices, n_examples, codec, sizes)
     n_flying = 0 if arrival.alone else arrival.in_flight or sampler.capacity
 
     # What the model looks like, without building it: for sizes that must be known statically.

@@ -195,8 +195,8 @@ def test_adaptive_takes_all_that_is_useful_where_uploads_hardly_count():
 
 
 def test_adaptive_is_frugal_where_uploads_rule():
-    slow = granted(budgets.adaptive(), with_uplink(1.0))
-    fast = granted(budgets.adaptive(), with_uplink(1e9))
+    slow = granted(budgets.adaptive(1.0), with_uplink(1.0))
+    fast = granted(budgets.adaptive(1.0), with_uplink(1e9))
     assert (slow <= fast).all()
     # With nothing but the upload to wait for, double the bits must save as much error as there is.
     _, size, _, _ = exact()
