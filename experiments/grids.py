@@ -127,6 +127,4 @@ def timed(scenario: str) -> tuple[str, ...]:
         arms += [f"{form}:k={k},{_OWN}" for k in (4, 8, 16)]
         arms += [f"{form}:k=16,{_OWN},{policy.format(bytes=mean)}" for policy in _POLICIES]
         arms += [f"{form}:k=16"]
-        if scenario.startswith("constrained"):
-            arms += [f"{form}:k=16,{_ADAPTIVE}"]
     return tuple(arms)

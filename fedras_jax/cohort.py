@@ -216,7 +216,7 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
         """A chunk's clients at a width: traced once, however often it is called."""
 
         @jax.jit
-        def run(start):
+        def run(start, inputs, broadcast):
             some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)
             if load is not None:
                 some = load(width, broadcast, some)
@@ -227,7 +227,7 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
     sizes = chunk_sizes(widths, chunk)
     runs = [runner(width, size) for width, size in zip(widths, sizes, strict=True)]
     n_slots, begin = length.shape[0], jnp.int32(0)
-    _, shapes = jax.eval_shape(runs[0], begin)
+    _, shapes = jax.eval_shape(runs[0], begin, inputs, broadcast)
     kept = jax.tree.map(lambda s: jnp.zeros((n_slots, *s.shape[1:]), s.dtype), shapes)
     carry, done = (zero, kept), begin
     narrower = (0, *widths[:-1])
@@ -236,7 +236,7 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
         def body(i, carry, run=run, size=size, first=done):
             acc, kept = carry
             start = first + i * size
-            sent, new = run(start)
+            sent, new = run(start, inputs, broadcast)
             write = jax.lax.dynamic_update_slice_in_dim
             return add(acc, sent), jax.tree.map(lambda a, x: write(a, x, start, 0), kept, new)
 

@@ -308,14 +308,15 @@ def federated(
     def lasting(seconds, here, at_hand, clock):
         """How long a round takes in which the server may have to wait for somebody to be there.
 
-        Who is there for a part of the time will be there in some round soon.
+        Who is there for a part of the time will be there in some later round.
         """
         if not isinstance(clients, Trace):
             return seconds
-        there = (here.availability > 0) & (n_examples > 0)
+        trained = n_examples > 0
+        there = (here.availability > 0) & trained
         there = there if at_hand is None else there & at_hand
         idle = ~there.any() & (seconds == 0)
-        return jnp.where(idle, traces.until_somebody(clients, clock), seconds)
+        return jnp.where(idle, traces.until_somebody(clients, clock, trained), seconds)
 
     def free(state):
         """Those that are not at work, bool[U]; None where nobody is between rounds."""

@@ -137,8 +137,8 @@ def table(
     arm that some seed of which does not reach it has no time. `free_upload` says how many times as
     fast rounds were at most if uploads took no time, `free_download` likewise: another client may
     then be the slowest, but none would be done before the rest of what this one did (unless it
-    failed, and would have failed sooner). Where the server does not wait for everyone, that is not
-    known.
+    failed, and would have failed sooner). Where the server does not wait for everyone, or devices
+    are not a preset's, that is not known.
 
     Args:
       arms: of the same seeds and clients.

@@ -1,8 +1,8 @@
 """Devices and networks that change: what clients are like at a moment of simulated time.
 
 A trace is a profile whose entries hold for a while. A round goes by what holds when it begins.
-Where nobody has any availability the server waits for the next stretch in which somebody has some,
-or for the trace to begin anew; that wait is a round.
+Where nobody who could be drawn has any availability, the server waits for the next stretch in which
+somebody has some, or for the trace to begin anew; that wait is a round.
 """
 
 import dataclasses
@@ -55,10 +55,14 @@ def later(clock: Array, seconds: Array) -> Array:
     return jnp.stack([after, (after - total) - more])
 
 
-def until_somebody(trace: Trace, clock: Array) -> Array:
-    """Seconds until the next stretch in which its client is there at all; 0 where none comes."""
+def until_somebody(trace: Trace, clock: Array, wanted: Array | np.ndarray) -> Array:
+    """Seconds until the next stretch in which one of those wanted, bool[U], has any availability.
+
+    Where none comes, until everything begins anew; 0 where it does not.
+    """
     time = _within(trace, clock)
-    comes = (trace.begin > time) & (trace.stretch.availability > 0)
+    owner = jnp.searchsorted(trace.offset, jnp.arange(trace.begin.shape[0]), side="right") - 1
+    comes = (trace.begin > time) & (trace.stretch.availability > 0) & jnp.asarray(wanted)[owner]
     ahead = jnp.min(jnp.where(comes, trace.begin, trace.period))
     return jnp.where(jnp.isfinite(ahead), ahead - time, 0)
 
@@ -102,22 +106,20 @@ def check(trace: Trace, n_clients: int) -> Trace:
 
 
 def best(trace: Trace) -> Profile:
-    """Every client at its best while it is there: NumPy arrays, leading axis U.
+    """Every client at its best while it has any availability: NumPy arrays, leading axis U.
 
-    Jitter counts as speed: the more, the luckier a round may be.
+    At best means fast, and with the most jitter, as a round is then the sooner over with some luck.
+    Who is never there is so slow that nothing is in time.
     """
     starts = np.asarray(trace.offset)[:-1]
     stretch, there = trace.stretch, np.asarray(trace.stretch.availability) > 0
     least = ("latency", "failure", "session", "tier")
+    away = {"compute": 1e-30, "up": 1e-30, "down": 1e-30, "latency": 1e30, "jitter": 0}
 
     def of(name: str) -> np.ndarray:
         column = np.asarray(getattr(stretch, name))
-        if name in ("compute", "up", "down"):
-            column = np.where(there, column, np.finfo(np.float32).tiny)
-        elif name == "latency":
-            column = np.where(there, column, np.finfo(np.float32).max)
-        ufunc = np.minimum if name in least else np.maximum
-        return ufunc.reduceat(column, starts)
+        column = np.where(there, column, np.float32(away[name])) if name in away else column
+        return (np.minimum if name in least else np.maximum).reduceat(column, starts)
 
     columns: dict[str, Any] = {field.name: of(field.name) for field in dataclasses.fields(Profile)}
     return Profile(**columns)
