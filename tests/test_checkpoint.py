@@ -291,8 +291,10 @@ def test_checkpoints_of_another_spec_are_refused_with_the_difference(folder, tmp
 
 
 def test_checkpoints_of_another_version_are_refused(folder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", 3)
-    with pytest.raises(ResultsError, match="holds checkpoints of version 2, this is version 3"):
+    then, now = checkpoint.VERSION, checkpoint.VERSION + 1
+    monkeypatch.setattr(checkpoint, "VERSION", now)
+    told = f"holds checkpoints of version {then}, this is version {now}"
+    with pytest.raises(ResultsError, match=told):
         run(SPEC, folder)
 
 
