@@ -26,6 +26,9 @@ FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 ENTROPY_SLACK = 1.001
 ENTROPY_TAIL = 64
 
+# How small integers travel: each as wide as they all may be, or by their frequencies.
+CODINGS = ("fixed", "entropy")
+
 # Levels of `coded_levels` lie in -REACH to REACH.
 REACH = 31
 
@@ -86,6 +89,11 @@ def coded_labels(k: int, *shape: int) -> Field:
       shape: several labels a row, each coded by frequencies of its own.
     """
     return Field("label", 1, "row", (k, *shape), "entropy")
+
+
+def labels_as(coding: str, k: int, *shape: int) -> Field:
+    """Labels of touched rows in one of the `CODINGS`; k and shape as in `coded_labels`."""
+    return labels("row", *shape) if coding == "fixed" else coded_labels(k, *shape)
 
 
 def coded_codes(name: str, width: int, entries: int) -> Field:

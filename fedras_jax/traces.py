@@ -61,8 +61,9 @@ def until_somebody(trace: Trace, clock: Array, wanted: Array | np.ndarray) -> Ar
     Where none comes, until everything begins anew; 0 where it does not.
     """
     time = _within(trace, clock)
-    owner = jnp.searchsorted(trace.offset, jnp.arange(trace.begin.shape[0]), side="right") - 1
-    comes = (trace.begin > time) & (trace.stretch.availability > 0) & jnp.asarray(wanted)[owner]
+    n = trace.begin.shape[0]
+    of_wanted = jnp.repeat(jnp.asarray(wanted), jnp.diff(trace.offset), total_repeat_length=n)
+    comes = of_wanted & (trace.begin > time) & (trace.stretch.availability > 0)
     ahead = jnp.min(jnp.where(comes, trace.begin, trace.period))
     return jnp.where(jnp.isfinite(ahead), ahead - time, 0)
 

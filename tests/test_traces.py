@@ -185,13 +185,23 @@ def same(one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+def alike(one, two):
+    """What two programs give: counts exactly, and float32 to rounding, which fusion may change."""
+
+    def close(a, b):
+        exact = not jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating)
+        np.testing.assert_allclose(a, b, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-7)
+
+    jax.tree.map(close, one, two)
+
+
 def test_a_trace_that_never_changes_is_a_profile():
     profile = profiles.mobile(U, seed=1, failure=0.2, availability=0.6, session=2)
     trace = together(profile, profile, profile, at=[0, 0.02, 0.05], period=0.1)
     expected, told = go(build(profile), 4)
     found, infos = go(build(trace), 4)
-    same(told, infos)
-    same(dataclasses.replace(expected, clock=found.clock), found)
+    alike(told, infos)
+    alike(dataclasses.replace(expected, clock=found.clock), found)
     # Summed in another way: rounding in the last place.
     seconds = sum(float(info.seconds) for info in told)
     np.testing.assert_allclose(found.clock[0], seconds, rtol=2**-23)
@@ -220,7 +230,7 @@ def test_what_is_periodic_comes_again():
     # It begins anew while round 2, the first slow one, is under way.
     period = (float(infos[0].seconds) + float(infos[1].seconds) + float(first.clock[0])) / 2
     _, again = go(build(together(fast, slow, at=[0, change], period=period)), 4)
-    same(infos, again[:3])
+    alike(infos, again[:3])
     into = float(first.clock[0]) - period
     assert 0 < into < change
     np.testing.assert_allclose(again[3].outcome.phases, told[3].outcome.phases, rtol=1e-6)
@@ -243,7 +253,7 @@ def test_the_server_waits_until_somebody_is_there():
     gone = float(told[0].seconds) / 2
     trace = together(fast, away, fast, at=[0, gone, 1000])
     state, infos = go(build(trace, budget=budgets.fixed()), 3)
-    same(told[0], infos[0])
+    alike(told[0], infos[0])
     waited = infos[1]
     assert not waited.mask.any()
     assert not waited.arrived.weight.any()
@@ -276,7 +286,7 @@ def test_a_round_of_nobody_waits_for_nobody_if_there_are_some(changed):
     _, told = go(build(profile, **changed), 8, data)
     _, infos = go(build(trace, **changed), 8, data)
     assert any(info.n_examples.sum() == 0 for info in told)
-    same(told, infos)
+    alike(told, infos)
 
 
 def test_the_server_waits_for_those_who_come():

@@ -25,7 +25,6 @@ from fedras_jax.types import Codec, ItemDelta, Prepared
 
 INDICES = ("touched", "items")
 DTYPES = ("float32", "float16")
-CODINGS = ("fixed", "entropy")
 AUTO_RANK = 4
 
 
@@ -57,7 +56,7 @@ def actions(
     """
     one_of("actions", INDICES, index=index)
     one_of("actions", DTYPES, dtype=dtype)
-    one_of("actions", CODINGS, labels=labels)
+    one_of("actions", bits.CODINGS, labels=labels)
     if labels == "entropy" and index == "items":
         raise SpecError("actions: labels='entropy' needs index='touched'")
     if not 1 <= k <= 65535:
@@ -77,8 +76,7 @@ def actions(
         centroid = bits.values("centroid", "action", dtype, sizes.dim)
         if index == "items":
             return centroid, bits.labels("item")
-        coded = bits.labels() if labels == "fixed" else bits.coded_labels(k)
-        return bits.touched(sizes.items), centroid, coded
+        return bits.touched(sizes.items), centroid, bits.labels_as(labels, k)
 
     def prepare(ctx, key, delta):
         del key

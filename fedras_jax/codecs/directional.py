@@ -19,7 +19,6 @@ from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
 DTYPES = ("float32", "float16")
-CODINGS = ("fixed", "entropy")
 
 
 def directional(
@@ -44,7 +43,7 @@ def directional(
       SpecError: an unknown name, a number out of range, or more directions than D.
     """
     one_of("directional", DTYPES, dtype=dtype)
-    one_of("directional", CODINGS, labels=labels)
+    one_of("directional", bits.CODINGS, labels=labels)
     if not 1 <= k <= 65535:
         raise SpecError(f"directional: k must be 1 to 65535, not {k}")
     if rank < 1:
@@ -61,7 +60,7 @@ def directional(
             bits.touched(sizes.items),
             bits.values("direction", "once", dtype, rank, sizes.dim),
             bits.values("level", "action", dtype, rank),
-            bits.labels() if labels == "fixed" else bits.coded_labels(k),
+            bits.labels_as(labels, k),
         )
 
     def prepare(ctx, key, delta):

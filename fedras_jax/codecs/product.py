@@ -20,7 +20,6 @@ from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
 DTYPES = ("float32", "float16")
-CODINGS = ("fixed", "entropy")
 
 
 def product(
@@ -46,7 +45,7 @@ def product(
       SpecError: an unknown name, a number out of range, or parts that do not divide D.
     """
     one_of("product", DTYPES, dtype=dtype)
-    one_of("product", CODINGS, labels=labels)
+    one_of("product", bits.CODINGS, labels=labels)
     if not 1 <= k <= 65535:
         raise SpecError(f"product: k must be 1 to 65535, not {k}")
     if parts < 1:
@@ -62,7 +61,7 @@ def product(
         return (
             bits.touched(sizes.items),
             bits.values("codebook", "action", dtype, parts, sizes.dim // parts),
-            bits.labels("row", parts) if labels == "fixed" else bits.coded_labels(k, parts),
+            bits.labels_as(labels, k, parts),
         )
 
     def prepare(ctx, key, delta):

@@ -23,7 +23,6 @@ from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 SCALES = ("row", "payload")
-CODINGS = ("fixed", "entropy")
 # Rounding to bfloat16 takes at most 2^-8 of a number; what was stretched by more stays above.
 OUTWARDS = 1.004
 
@@ -44,7 +43,7 @@ def quantized(bits: int = 4, *, scale: str = "row", codes: str = "fixed") -> Cod
     if not 1 <= bits <= 8:
         raise SpecError(f"quantized: bits must be 1 to 8, not {bits}")
     one_of("quantized", SCALES, scale=scale)
-    one_of("quantized", CODINGS, codes=codes)
+    one_of("quantized", sizes_in_bits.CODINGS, codes=codes)
     by_row = scale == "row"
     per = ("row", "bfloat16") if by_row else ("once", "bfloat16", 1)
     top = 2**bits - 1

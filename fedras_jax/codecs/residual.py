@@ -20,7 +20,6 @@ from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
 DTYPES = ("float32", "float16")
-CODINGS = ("fixed", "entropy")
 
 
 def residual(
@@ -46,7 +45,7 @@ def residual(
       SpecError: an unknown name or a number out of range.
     """
     one_of("residual", DTYPES, dtype=dtype)
-    one_of("residual", CODINGS, labels=labels)
+    one_of("residual", bits.CODINGS, labels=labels)
     if not 1 <= k <= 65535:
         raise SpecError(f"residual: k must be 1 to 65535, not {k}")
     if stages < 1:
@@ -58,7 +57,7 @@ def residual(
         return (
             bits.touched(sizes.items),
             bits.values("codebook", "action", dtype, stages, sizes.dim),
-            bits.labels("row", stages) if labels == "fixed" else bits.coded_labels(k, stages),
+            bits.labels_as(labels, k, stages),
         )
 
     def encode(ctx, key, delta, prepared, k_granted, state):
