@@ -68,14 +68,15 @@ def errors(
     n_clusters = points.table.best.shape[0] - 1
     grid = np.array(sorted({*(2**i for i in range(n_clusters.bit_length())), n_clusters}))
     total = reductions.squares(rows)
-    found = []
-    for k in grid.tolist():
-        label = kmeans1d.levels(points.table, points.along, mask, k, polish=0).label
-        member = (jnp.arange(k)[:, None] == label) * mask.astype(rows.dtype)
-        totals = jnp.dot(member, rows, precision=kmeans.PRECISION)
-        kept = jnp.sum(totals * totals, axis=1) / jnp.maximum(member.sum(1), 1)
-        found.append(jnp.maximum(total - kept.sum(), 0))
-    at = jnp.stack(found) / jnp.maximum(total, 1e-30)
+    # The clusters of all these k below one another, so that rows are read once.
+    labels = kmeans1d.labels(points.table, points.along, mask, jnp.asarray(grid, jnp.int32))
+    of = np.repeat(np.arange(len(grid)), grid)
+    cluster_of = np.concatenate([np.arange(k) for k in grid])
+    member = (labels[of] == cluster_of[:, None]) * mask.astype(rows.dtype)
+    totals = jnp.dot(member, rows, precision=kmeans.PRECISION)
+    kept = jnp.sum(totals * totals, axis=1) / jnp.maximum(member.sum(1), 1)
+    kept = jnp.stack([part.sum() for part in jnp.split(kept, np.cumsum(grid)[:-1])])
+    at = jnp.maximum(total - kept, 0) / jnp.maximum(total, 1e-30)
     every = np.arange(1, n_clusters + 1)
     low = np.searchsorted(grid, every, side="right") - 1
     high = np.minimum(low + 1, len(grid) - 1)

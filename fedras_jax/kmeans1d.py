@@ -141,6 +141,16 @@ def levels(
     return Levels(jnp.where(active, level, last), jnp.where(mask, label, 0))
 
 
+def labels(
+    tab: Table, values: Float[Array, " n"], mask: Bool[Array, " n"], k: Int[Array, " e"]
+) -> Int[Array, "e n"]:
+    """Labels for several k, read off the table: those of `levels` without settling.
+
+    At once, because reading one k is many small operations.
+    """
+    return jax.vmap(lambda one: levels(tab, values, mask, one, polish=0).label)(k)
+
+
 def _standardise(values, mask):
     """Centre, scale and the values mapped into [0, 1]: bins then work at any magnitude."""
     low = jnp.min(jnp.where(mask, values, jnp.inf))

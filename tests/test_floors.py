@@ -120,11 +120,12 @@ def test_rooms_of_floor_1_do_not_import_each_other(room):
 def test_only_cohort_vmaps_and_shards():
     """One file owns parallelism; everything else is written for one client.
 
-    But for `shards`, for where tables lie, and for `rng`: `jax.random` draws by one key, and
-    several at once are a vmap.
+    But for `shards`, for where tables lie; for `rng`, as `jax.random` draws by one key, and several
+    at once are a vmap; and for `kmeans1d`, which reads one table for several k.
     """
+    own = ("cohort.py", "shards.py", "rng.py", "kmeans1d.py")
     for path in SOURCES:
-        if path.parent.name == "benchmarks" or path.name in ("cohort.py", "shards.py", "rng.py"):
+        if path.parent.name == "benchmarks" or path.name in own:
             continue
         calls = {
             node.attr

@@ -239,3 +239,13 @@ def test_mapped_is_looped():
         np.testing.assert_allclose(error[i], expected, rtol=1e-5)  # order of sums
         np.testing.assert_array_equal(found.label[i], one.label)
         np.testing.assert_allclose(found.level[i], one.level, rtol=1e-6)
+
+
+def test_labels_of_several_k_are_those_of_each():
+    values = jnp.asarray(draw("normal", 200))
+    mask = jnp.arange(200) < 180
+    tab = kmeans1d.table(values, mask, K)
+    several = kmeans1d.labels(tab, values, mask, jnp.asarray(COUNTS))
+    for k, found in zip(COUNTS, several, strict=True):
+        alone = kmeans1d.levels(tab, values, mask, k, polish=0).label
+        np.testing.assert_array_equal(found, alone)
