@@ -29,9 +29,8 @@ Shapes = Mapping[int, Mapping[str, jax.ShapeDtypeStruct]]
 # Payloads, on a mesh: each device has its own.
 OWN = PartitionSpec(AXIS)
 
-# Chunks of so few clients write and read their slots one by one, as XLA:CPU does ten to forty times
-# as fast as it gathers or scatters them; more are as many as accelerators run at once, which do
-# that well.
+# Slots that are copied one by one, as XLA:CPU does ten to forty times as fast as it gathers or
+# scatters them; more are as many as accelerators run at once, which do that well.
 FEW = 16
 
 
@@ -102,6 +101,15 @@ def put(held: PyTree, sent: tuple[Array, PyTree]) -> PyTree:
         return old
 
     return jax.tree.map(write, held, new)
+
+
+def read_at_once(chunk: int) -> int:
+    """How many payloads `take` should read together where so many clients are run together.
+
+    One where few are: then it is read in place, and several would have to be copied beside each
+    other first.
+    """
+    return 1 if chunk <= FEW else chunk
 
 
 def take(

@@ -425,7 +425,7 @@ def federated(
                 layout=tables.layout(flight.OWN, zero),
                 home=in_flight.home,
                 load=functools.partial(unload, payload_shapes()),
-                chunk=1 if chunk <= flight.FEW else chunk,
+                chunk=flight.read_at_once(chunk),
             )
             info["weight"] = weight.at[slot_of].get(mode="fill", fill_value=0)
             arrived = Arrived(in_flight.client, weight, staleness)

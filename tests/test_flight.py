@@ -110,7 +110,7 @@ P = 8
 C = 3
 
 
-@pytest.mark.parametrize("n", [3, flight.FEW + 1])
+@pytest.mark.parametrize("n", [1, 3, flight.FEW + 1])
 def test_a_payload_is_read_as_it_was_written(n):
     """One by one and all at once: at its own width, and padded at a wider one."""
     held = filled(n + 2, seed=1)
