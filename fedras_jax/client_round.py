@@ -32,8 +32,8 @@ from fedras_jax.types import (
     Update,
 )
 
-# What a client's own keys are for.
-STREAMS = (rng.Stream.NEGATIVES, rng.Stream.SHUFFLE, rng.Stream.CODEC, rng.Stream.TRANSFORM)
+# What keys are for that a client uses as it goes.
+STREAMS = (rng.Stream.CODEC, rng.Stream.TRANSFORM)
 
 
 class Told(NamedTuple):
@@ -60,14 +60,20 @@ class Lot(NamedTuple):
     """What is drawn for a client in a round.
 
     Attributes:
+      orders: of its examples.
       keys: key data of each of `STREAMS`.
       pace: its speeds.
       draws: f32[2], whether it fails, and when.
     """
 
+    orders: Array
     keys: dict[rng.Stream, Array]
     pace: Pace
     draws: Array
+
+    def key(self, stream: rng.Stream) -> Array:
+        """One of the keys."""
+        return jax.random.wrap_key_data(self.keys[stream])
 
 
 class Own(NamedTuple):
@@ -120,8 +126,11 @@ def lot(seed: int | Array, round_: Array, who: Array, device: Profile) -> Lot:
       seed: of the run. round_, who: i32[], a global id.
       device: the client's profile.
     """
-    keys = {s: jax.random.key_data(rng.address(seed, s, round_, who)) for s in STREAMS}
-    return Lot(keys, *network.chance(seed, round_, who, device))
+    ordering = (rng.Stream.NEGATIVES, rng.Stream.SHUFFLE)
+    streams = (*ordering, *network.STREAMS, *STREAMS)
+    negatives, shuffle, pace, fate, *rest = rng.addresses(seed, streams, round_, who)
+    keys = {s: jax.random.key_data(key) for s, key in zip(STREAMS, rest, strict=True)}
+    return Lot(examples.orders(negatives, shuffle), keys, *network.chance(pace, fate, device))
 
 
 def client_round(
@@ -145,11 +154,10 @@ def client_round(
 
     def train(width, told, own, look_up):
         """Local training: the examples, its result, and the update after all transforms."""
-        member, keys = own.member, own.lot.keys
+        member = own.member
         ctx = Context(sizes, told.key)
-        batch = examples.draw(
-            _key(keys, rng.Stream.NEGATIVES),
-            _key(keys, rng.Stream.SHUFFLE),
+        batch = examples.drawn(
+            own.lot.orders,
             told.histories,
             member.slot,
             member.mask,
@@ -163,13 +171,13 @@ def client_round(
         result = training(own.private, told.shared, rows, batch.label, batch.mask, **within)
         update = Update(examples.item_delta(batch, result.rows), result.shared)
         for i, transform in enumerate(transforms):
-            key = jax.random.fold_in(_key(keys, rng.Stream.TRANSFORM), i)
+            key = jax.random.fold_in(own.lot.key(rng.Stream.TRANSFORM), i)
             update = transform.apply(ctx, key, member.role, update)
         return batch, result, update
 
     def run(width, told, own, look_up):
         batch, result, update = train(width, told, own, look_up)
-        ctx, key = Context(sizes, told.key), _key(own.lot.keys, rng.Stream.CODEC)
+        ctx, key = Context(sizes, told.key), own.lot.key(rng.Stream.CODEC)
         prepared = codec.prepare(ctx, key, update.items)
 
         n_rows = update.items.mask.sum(dtype=jnp.int32)
@@ -231,10 +239,6 @@ def client_round(
         return decoded, jnp.where(update.items.mask.any(), error, 0)
 
     return ClientRound(run, judge)
-
-
-def _key(keys: dict[rng.Stream, Array], stream: rng.Stream) -> Array:
-    return jax.random.wrap_key_data(keys[stream])
 
 
 def _distortion(delta, decoded, *, aligned: bool) -> Array:

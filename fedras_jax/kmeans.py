@@ -233,6 +233,8 @@ def main_direction(
 
 def _orthonormal(basis: Float[Array, "r d"]) -> Float[Array, "r d"]:
     """Gram and Schmidt's, in order; a vector that adds nothing becomes zero."""
+    if basis.shape[0] == 1:  # the usual case, and a tenth of all kernels of a round if it looped
+        return _unit(basis[0])[None]
     order = jnp.arange(basis.shape[0])
 
     def add(i, done):

@@ -205,11 +205,12 @@ def _split(low: Float[Array, " a"], high: Float[Array, " a"], parts: Int[Array, 
     slot = jnp.arange(size)
     parent = jnp.minimum((end[None, :] <= slot[:, None]).sum(1), low.shape[0] - 1)
     used = slot < end[-1]
-    n = jnp.maximum(parts[parent], 1)
-    at = slot - (end - parts)[parent]
-    width = high[parent] - low[parent]
-    new_low = low[parent] + width * (at / n)
-    new_high = jnp.where(at + 1 == n, high[parent], low[parent] + width * ((at + 1) / n))
+    # Counts are far below 2^24: exact in float32, and so all is looked up at once.
+    low, high, n, begin = jnp.stack([low, high, jnp.maximum(parts, 1), end - parts])[:, parent]
+    at = slot - begin
+    width = high - low
+    new_low = low + width * (at / n)
+    new_high = jnp.where(at + 1 == n, high, low + width * ((at + 1) / n))
     return jnp.where(used, new_low, jnp.inf), jnp.where(used, new_high, jnp.inf)
 
 

@@ -22,6 +22,9 @@ import numpy as np
 from fedras_jax import rng
 from fedras_jax.types import Array, Outcome, Pace, Profile
 
+# What `chance` is drawn from.
+STREAMS = (rng.Stream.JITTER, rng.Stream.FAILURE)
+
 PHASES = ("latency", "download", "train", "encode", "upload")
 
 # Examples whose training takes as long as encoding one row with one action. `benchmarks/round.py`
@@ -76,17 +79,14 @@ def jittered(key: Array, profile: Profile) -> Pace:
     )
 
 
-def chance(
-    seed: int | Array, round_: int | Array, client: Array, device: Profile
-) -> tuple[Pace, Array]:
+def chance(pace: Array, fate: Array, device: Profile) -> tuple[Pace, Array]:
     """What a round has in store for one client: its speeds, and draws for `outcome`.
 
     Args:
-      seed: of the run. round_, client: i32[], a global id.
+      pace, fate: keys of the client in the round, those of `STREAMS`.
       device: the client's profile.
     """
-    pace = jittered(rng.address(seed, rng.Stream.JITTER, round_, client), device)
-    return pace, jax.random.uniform(rng.address(seed, rng.Stream.FAILURE, round_, client), (2,))
+    return jittered(pace, device), jax.random.uniform(fate, (2,))
 
 
 def phases(pace: Pace, bits_down: Array, work: Array, encoding: Array, bits_up: Array) -> Array:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from fedras_jax import accounting, assembly, cohort, network, registry, results
+from fedras_jax import accounting, assembly, cohort, network, registry, results, rng
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.publish import Ledger
 from fedras_jax.spec import Spec
@@ -357,7 +357,8 @@ def _replay(
 
     def one(inputs):
         round_, client, examples, encoded, up, owed, device = inputs
-        pace, draws = network.chance(seed, round_, client, device)
+        of_pace, of_fate = rng.addresses(seed, network.STREAMS, round_, client)
+        pace, draws = network.chance(of_pace, of_fate, device)
         known = network.pace(device)
         down = jnp.where(owed > 0, owed + shared, 0)
         phases = network.phases(pace, down, examples * epochs, encode_work * encoded, up)

@@ -7,6 +7,7 @@ order in which it is simulated, nor on whether a run was resumed.
 """
 
 import enum
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,18 +35,28 @@ class Stream(enum.IntEnum):
     FAILURE = 11
 
 
-def address(seed: int | Array, stream: Stream, *where: int | Array) -> Key[Array, ""]:
+def address(seed: int | Array, stream: Stream | Array, *where: int | Array) -> Key[Array, ""]:
     """The key that belongs to `stream` at `where` (a round, a global client id, ...).
 
     Args:
       seed: the run's seed, a Python int or an integer scalar (it may be a tracer).
-      stream: what the key is for.
+      stream: what the key is for; the number of one, if it is a tracer.
       *where: integers that complete the address.
     """
     key = jax.random.fold_in(jax.random.key(seed), stream)
     for part in where:
         key = jax.random.fold_in(key, part)
     return key
+
+
+def addresses(
+    seed: int | Array, streams: Sequence[Stream], *where: int | Array
+) -> Key[Array, " s"]:
+    """`address` of several streams at one place, in their order.
+
+    At once, as deriving a key is many small operations, which several keys share.
+    """
+    return jax.vmap(lambda stream: address(seed, stream, *where))(jnp.array(streams, jnp.uint32))
 
 
 def permute(key: Key[Array, ""], index: Int[Array, "*n"], size: Int[Array, ""]) -> Int[Array, "*n"]:

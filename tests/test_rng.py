@@ -111,6 +111,13 @@ def test_address_is_the_same_however_it_is_computed():
     assert [tuple(w.tolist()) for w in np.asarray(traced)] == expected
 
 
+def test_addresses_are_those_of_each_stream():
+    streams = (rng.Stream.FAILURE, rng.Stream.INIT, rng.Stream.CODEC)
+    together = jax.random.key_data(rng.addresses(7, streams, 3, 9))
+    each = [_words(rng.address(7, stream, 3, 9)) for stream in streams]
+    assert [tuple(words) for words in np.asarray(together).tolist()] == each
+
+
 def test_stream_numbers_never_change():
     """They are part of a run's identity: results of earlier runs would not come again."""
     names = ["INIT", "COHORT", "NEGATIVES", "SHUFFLE", "CODEC", "SHARED", "TRANSFORM", "ARRIVAL"]
