@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 RESULTS := results/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-long lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments.compare --flagfile=experiments/configs/demo.flags --workdir=$(RESULTS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ devices exist, so that sharding can be tested without any other. Compiled progra
 `.pytest_cache`, which makes a second run three times as fast.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ os.environ.setdefault(
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+# Traces are many small objects that live long, and each collection looks at all of them.
+gc.set_threshold(100_000, 50, 100)
 
 if any(name.split(".")[0] == "fedras_jax" for name in sys.modules):
     raise RuntimeError("fedras_jax was imported before the type checks could be installed")

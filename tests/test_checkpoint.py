@@ -134,6 +134,7 @@ def test_a_run_goes_on_on_another_number_of_devices(folder, whole):
     np.testing.assert_allclose(result.state.items, whole[1].state.items, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_group_goes_on_with_all_that_is_in_flight(tmp_path):
     """Its runs are dealt to the devices whole, so each has payloads on one alone."""
     kept, mesh = Kept(), cohort.client_mesh(2)

@@ -200,6 +200,7 @@ def labels_and_rows(codec: str, chunk: int, devices: int, shuffled: bool):
     return jax.tree.map(lambda x: np.asarray(x)[np.argsort(order)], kept)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("codec", ["actions", "directional"])
 def test_labels_of_real_deltas_do_not_depend_on_where_a_client_is_run(codec):
     """One by one, or at once, on other devices and in another order.

@@ -9,13 +9,16 @@ from fedras_jax import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/functional.md", "docs/codecs.md", "docs/sweeps.md"]
+LONG = ["docs/functional.md", "docs/sweeps.md"]
 
 
 def _blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.long if page in LONG else ()) for page in PAGES]
+)
 def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = _blocks(page)

@@ -81,6 +81,7 @@ def _workers():
     return found
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker in /proc")
@@ -103,6 +104,7 @@ def test_ray_tries_again_where_a_worker_dies(tmp_path, ray):
     assert results.load(tmp_path)["status"].to_pylist() == ["finished"] * 3
 
 
+@pytest.mark.long
 def test_submitit_runs_groups_as_jobs(tmp_path, here):
     pytest.importorskip("submitit")
     engine = engines.slurm(str(tmp_path / "logs"), cluster="local", timeout_min=5, cpus=2)

@@ -94,7 +94,8 @@ ALIKE = {
 
 @pytest.mark.parametrize(
     ("codec", "policy"),
-    [("dense", policy) for policy in ALIKE] + [(codec, "buffered") for codec in list(CODECS)[1:]],
+    [("dense", policy) for policy in ALIKE]
+    + [pytest.param(codec, "buffered", marks=pytest.mark.long) for codec in list(CODECS)[1:]],
 )
 def test_waiting_for_everyone_has_one_outcome(codec, policy):
     """Payloads that waited in flight bring what those bring that are reduced at once."""
@@ -365,7 +366,9 @@ def test_a_stale_payload_is_decoded_with_the_key_of_its_own_round():
     assert stale > 2
 
 
-@pytest.mark.parametrize("policy", ["over_commit", "buffered"])
+@pytest.mark.parametrize(
+    "policy", ["over_commit", pytest.param("buffered", marks=pytest.mark.long)]
+)
 def test_in_flight_over_a_mesh_and_with_donated_states(policy):
     """Eight devices and one agree, round after round, from states that are given away.
 

@@ -159,6 +159,7 @@ def test_ranks_from_a_spread_table_are_those_from_a_whole_one():
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.long
 def test_a_run_on_a_spread_table_is_the_run_and_goes_on_with_a_whole_one(tmp_path):
     # Without labels: over several rounds a rounding may flip one, and more than rounding differs.
     spec = Spec(

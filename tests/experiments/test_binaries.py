@@ -122,6 +122,7 @@ def test_pareto_writes_its_tables_and_goes_on_where_it_stopped(tmp_path):
     assert [(folder / name).read_bytes() for name in ("pareto.csv", "rivals.csv")] == tables
 
 
+@pytest.mark.long
 def test_pareto_tunes_on_the_validation_item_and_leaves_out_what_diverges(tmp_path):
     done = call(
         "pareto",
@@ -191,6 +192,7 @@ def test_help_lists_the_flags_of_an_experiment():
         assert flag in done.stdout
 
 
+@pytest.mark.long
 def test_inference_attacks_payloads(tmp_path):
     done = call(
         "inference",

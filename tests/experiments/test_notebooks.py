@@ -36,6 +36,7 @@ def test_notebooks_are_stored_without_outputs(name):
             assert cell.execution_count is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHORT)
 def test_notebooks_run_from_top_to_bottom(name, tmp_path):
     notebook = read(name)

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from benchmarks import kills
 
 
@@ -18,6 +20,7 @@ def wait_for(child, folder, checkpoints):
     raise AssertionError(f"no {checkpoints} checkpoints: exit code {child.poll()}")
 
 
+@pytest.mark.long
 def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(tmp_path):
     """`python -m benchmarks.kills` does this at a hundred random moments."""
     programs = os.environ["JAX_COMPILATION_CACHE_DIR"]
