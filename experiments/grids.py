@@ -126,5 +126,5 @@ def timed(scenario: str) -> tuple[str, ...]:
             continue
         arms += [f"{form}:k={k},{_OWN}" for k in (4, 8, 16)]
         arms += [f"{form}:k=16,{_OWN},{policy.format(bytes=mean)}" for policy in _POLICIES]
-        arms += [f"{form}:k=16"]
+        arms += [f"{form}:k=16", f"{form}:k=16,{_ADAPTIVE}"]
     return tuple(arms)

@@ -88,11 +88,11 @@ def policies(
             f"{arrival.in_flight} clients in flight, but there are only {trained.sum()} with "
             "something to train on"
         )
+    fewest = int(n_examples[trained].min(initial=sizes.items))
+    needed = bits.least(codec.fields(sizes), sizes, fewest, codec.max_actions)
     if codec.max_actions and budget.most_bits is not None and known:
         before = clients.latency + n_examples / clients.compute
         most = budget.most_bits(clients.up, before)
-        fewest = int(n_examples[trained].min(initial=sizes.items))
-        needed = bits.least(codec.fields(sizes), sizes, fewest, codec.max_actions)
         # A budget that is swept over is a tracer.
         best = np.max(np.where(trained, most, 0)) if _known(most) else np.inf
         if trained.any() and best < needed:
@@ -102,14 +102,14 @@ def policies(
                 "granted: grant more seconds or bytes, or choose a codec with smaller actions"
             )
     if arrival.deadline is not None and known and _known(arrival.deadline):
-        # Without what it downloads and sends, which depends on the round, and with jitter as
-        # lucky as four standard deviations.
-        least = clients.latency + n_examples / clients.compute + bits.HEADER_BITS / clients.up
+        # One epoch, the smallest payload, and no download, as there is not one in every round;
+        # with jitter as lucky as four standard deviations.
+        least = clients.latency + n_examples / clients.compute + needed / clients.up
         best = np.min(np.where(trained, least * np.exp(-4 * clients.jitter), np.inf))
         if best > arrival.deadline:
             raise SpecError(
                 f"a deadline of {arrival.deadline:g} s, but the fastest client needs more than "
-                f"{best:.3g} s to train: nobody would arrive"
+                f"{best:.3g} s to train and to send {-(-needed // 8)} bytes: nobody would arrive"
             )
 
 

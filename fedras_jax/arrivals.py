@@ -63,13 +63,13 @@ def over_commit(wanted: int) -> Arrival:
       wanted: n of the m clients of a cohort.
 
     Raises:
-      SpecError: `wanted` is not positive.
+      SpecError: `wanted` is no positive integer.
 
     Source: Bonawitz et al., Towards federated learning at scale, MLSys 2019, draw 1.3 times as
     many as they want.
     """
-    if wanted < 1:
-        raise SpecError(f"over_commit: wanted must be at least 1, not {wanted}")
+    if wanted < 1 or wanted != int(wanted):
+        raise SpecError(f"over_commit: wanted must be an integer of at least 1, not {wanted}")
 
     def settle(seconds, present, finished, cohort):
         del cohort
@@ -103,8 +103,8 @@ def buffered(in_flight: int, *, staleness_power: Number = 0.5) -> Arrival:
     by the size of the buffer, and a client is sent out whenever another one comes back; a weighted
     mean, and clients in groups after each step, are our choice.
     """
-    if in_flight < 1:
-        raise SpecError(f"buffered: in_flight must be at least 1, not {in_flight}")
+    if in_flight < 1 or in_flight != int(in_flight):
+        raise SpecError(f"buffered: in_flight must be an integer of at least 1, not {in_flight}")
     traced = isinstance(staleness_power, jax.core.Tracer)
     if not traced and not 0 <= staleness_power < math.inf:
         raise SpecError(f"buffered: staleness_power must be >= 0, not {staleness_power}")

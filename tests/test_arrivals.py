@@ -193,13 +193,15 @@ def test_deadline_refuses(seconds):
 
 @pytest.mark.parametrize("wanted", [0, -2])
 def test_over_commit_refuses(wanted):
-    with pytest.raises(SpecError, match=f"over_commit: wanted must be at least 1, not {wanted}"):
+    with pytest.raises(SpecError, match=f"wanted must be an integer of at least 1, not {wanted}"):
         arrivals.over_commit(wanted)
 
 
 @pytest.mark.parametrize("in_flight", [0, -2])
 def test_buffered_refuses_no_slots(in_flight):
-    with pytest.raises(SpecError, match=f"buffered: in_flight must be at least 1, not {in_flight}"):
+    with pytest.raises(
+        SpecError, match=f"in_flight must be an integer of at least 1, not {in_flight}"
+    ):
         arrivals.buffered(in_flight)
 
 

@@ -247,8 +247,11 @@ def test_a_client_that_fails_costs_what_it_cost_and_changes_nothing(arrival):
 
 
 def test_a_round_in_which_nobody_arrives_changes_nothing_and_is_recorded():
-    # Everyone's upload of the whole table takes ten seconds.
-    slow = dataclasses.replace(PHONES, up=np.full(U, (160 + 32 * M * D) / 10, np.float32))
+    # Everyone's upload of the whole table takes ten seconds, but of one who is not drawn.
+    drawn = np.asarray(build(n_widths=1).draw(jnp.int32(0)).client)
+    up = np.full(U, (160 + 32 * M * D) / 10, np.float32)
+    up[np.setdiff1d(np.flatnonzero(LENGTHS), drawn)[0]] = 1e12
+    slow = dataclasses.replace(PHONES, up=up, jitter=np.zeros(U, np.float32))
     algorithm = build(
         profile=slow, arrival=arrivals.deadline(2.0), server_optimizer=optax.adam(0.1), n_widths=1
     )
@@ -425,6 +428,14 @@ def test_what_is_in_flight_is_bounded():
             "an arrival policy of single clients has nothing in flight",
         ),
         ({"arrival": arrivals.deadline(1e-5)}, "a deadline of 1e-05 s, but the fastest client"),
+        (
+            {
+                "profile": dataclasses.replace(profiles.homogeneous(U), up=np.full(U, 20.0)),
+                "arrival": arrivals.deadline(9.9),
+                "codec": rows(),
+            },
+            "to send 36 bytes: nobody would arrive",
+        ),
         ({"budget": budgets.distortion(0.1)}, "looks at errors, which this codec cannot tell"),
         (
             {"codec": actions(4), "budget": budgets.by_client(np.ones(3, int))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import numbers
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def read_profile(
             lines, a client with no line or, in a profile, several, values that are no numbers or
             out of range, a trace's times that do not begin at 0, repeat, or exceed the period.
     """
+    if period is not None and not (isinstance(period, numbers.Real) and period > 0):
+        raise DataError(f"{path}: a period must be positive seconds, not {period!r}")
     path = Path(path)
     files = Folder(path.parent)
     where = files.where(path.name)

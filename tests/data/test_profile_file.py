@@ -228,6 +228,8 @@ def test_a_trace_has_lines_for_stretches_of_time(store, period):
         ({"up": [1, 1, 1, 0, 1]}, 3, None, "up of client 1 is 0: choose more than 0 bit/s"),
         ({"client": [1, 0, 2, -1, 0]}, 3, None, "client numbers 0, 1, 2, ..., found -1"),
         ({}, 3, 20.0, "client 1 at 30 s: it must lie before the period, 20 s"),
+        ({}, 3, "a day", "a period must be positive seconds, not 'a day'"),
+        ({}, 3, float("nan"), "a period must be positive seconds, not nan"),
     ],
 )
 def test_traces_that_are_none(store, changes, n_clients, period, message):
