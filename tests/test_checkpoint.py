@@ -120,6 +120,7 @@ def test_a_run_goes_on_where_it_was_stopped(folder, whole):
     assert checkpoint.rounds_in(folder) == [4, 6, 8]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_on_another_number_of_devices(folder, whole):
     """Payloads in flight lie on the devices that made them, and go on from wherever they are put.
 

@@ -62,6 +62,7 @@ def _rows(table):
 # Sockets that Ray leaves to the end of the process.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.long
 def test_ray_spreads_groups_over_workers(tmp_path, here, ray):
     engine = engines.ray(cpus=1)
     done = list(sweeps.execute(_plan(tmp_path), tmp_path, engine=engine, options=Options()))

@@ -52,6 +52,7 @@ PARTS = {
     },
 }
 TRAINED = [*PARTS]
+LONG = ["levels along a direction, to a table in 8 bits", "in flight"]
 TWO_WIDTHS = ["dense"]  # half the time to compile the others
 PARTS["some rows"] = {"codec": top_rows(16)}
 PARTS["its own reducer"] = {
@@ -84,7 +85,9 @@ def trained(case, spread):
     return jax.jit(lambda state: simulate(algorithm, state, DATA, 6))(state)
 
 
-@pytest.mark.parametrize("case", TRAINED)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.long if case in LONG else ()) for case in TRAINED]
+)
 def test_a_spread_table_is_trained_as_a_whole_one(case):
     expected, told = trained(case, False)
     found, other = trained(case, True)

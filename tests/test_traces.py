@@ -382,6 +382,7 @@ def written(path, lines_of_each: int):
     return str(path)
 
 
+@pytest.mark.long
 def test_runs_with_other_periods_are_a_group_and_other_files_are_not(tmp_path):
     path, longer = written(tmp_path / "a.csv", 2), written(tmp_path / "b.csv", 3)
     base = Spec(

@@ -221,6 +221,7 @@ def test_inference_takes_plain_arms():
     assert "here an arm is a codec and its settings alone" in done.stderr
 
 
+@pytest.mark.long
 def test_heterogeneity_times_arms_on_scenarios(tmp_path):
     churn = ":failure=0.2,availability=0.7,session=2"
     flags = [
