@@ -50,8 +50,10 @@ def draw(spec: Spec, split: Split, rounds: int) -> Drawn:
     def batch(address):
         round_, who = address
         return examples.draw(
-            rng.address(spec.seed, rng.Stream.NEGATIVES, round_, who),
-            rng.address(spec.seed, rng.Stream.SHUFFLE, round_, who),
+            examples.orders(
+                rng.address(spec.seed, rng.Stream.NEGATIVES, round_, who),
+                rng.address(spec.seed, rng.Stream.SHUFFLE, round_, who),
+            ),
             data,
             who,
             jnp.bool_(True),

@@ -92,8 +92,7 @@ def client_loop(spec: Spec, split: Split, members: np.ndarray) -> Callable[[], A
     def one(change, who, width):
         key = rng.address(0, rng.Stream.NEGATIVES, who)
         batch = examples.draw(
-            key,
-            key,
+            examples.orders(key, key),
             data,
             who,
             jnp.bool_(True),

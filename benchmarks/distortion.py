@@ -49,8 +49,10 @@ def real_deltas(rounds: int):
 
     def delta(client):
         batch = examples.draw(
-            rng.address(1, rng.Stream.NEGATIVES, rounds, client),
-            rng.address(1, rng.Stream.SHUFFLE, rounds, client),
+            examples.orders(
+                rng.address(1, rng.Stream.NEGATIVES, rounds, client),
+                rng.address(1, rng.Stream.SHUFFLE, rounds, client),
+            ),
             data,
             client,
             jnp.bool_(True),

@@ -41,8 +41,10 @@ def on_device(spec: Spec, split: Split, who: np.ndarray) -> Callable[[], Any]:
 
     def one(width, data, client):
         batch = examples.draw(
-            rng.address(0, rng.Stream.NEGATIVES, 0, client),
-            rng.address(0, rng.Stream.SHUFFLE, 0, client),
+            examples.orders(
+                rng.address(0, rng.Stream.NEGATIVES, 0, client),
+                rng.address(0, rng.Stream.SHUFFLE, 0, client),
+            ),
             data,
             client,
             jnp.bool_(True),

@@ -127,8 +127,7 @@ def attack(base, specs, kinds, mesh):
                 return rng.address(base.seed, stream, base.rounds, client)
 
             batch = examples.draw(
-                key(rng.Stream.NEGATIVES),
-                key(rng.Stream.SHUFFLE),
+                examples.orders(key(rng.Stream.NEGATIVES), key(rng.Stream.SHUFFLE)),
                 data,
                 client,
                 jnp.bool_(True),

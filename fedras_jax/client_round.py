@@ -156,7 +156,7 @@ def client_round(
         """Local training: the examples, its result, and the update after all transforms."""
         member = own.member
         ctx = Context(sizes, told.key)
-        batch = examples.drawn(
+        batch = examples.draw(
             own.lot.orders,
             told.histories,
             member.slot,

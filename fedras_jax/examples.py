@@ -20,35 +20,15 @@ def count(history, n_items: int, negatives: int):
     return (history * (1 + negatives)).clip(None, n_items)
 
 
-def draw(
-    negatives_key: Key[Array, ""],
-    shuffle_key: Key[Array, ""],
-    data: Histories,
-    client: Int[Array, ""],
-    live: Bool[Array, ""],
-    *,
-    n_items: int,
-    negatives: int,
-    width: int,
-) -> ClientBatch:
-    """A client's examples in `width` slots, by keys of this client and round: see `drawn`."""
-    return drawn(
-        orders(negatives_key, shuffle_key),
-        data,
-        client,
-        live,
-        n_items=n_items,
-        negatives=negatives,
-        width=width,
-    )
-
-
 def orders(negatives_key: Key[Array, ""], shuffle_key: Key[Array, ""]) -> UInt32[Array, "2 r 2"]:
-    """What `drawn` permutes by. Apart from it, as a cohort's are derived together in less time."""
+    """What `draw` permutes by, from keys of one client and round.
+
+    Apart from it, as a cohort's are derived together in less time.
+    """
     return rng.rounds_of(shuffle_key, negatives_key)
 
 
-def drawn(
+def draw(
     orders: UInt32[Array, "2 r 2"],
     data: Histories,
     client: Int[Array, ""],

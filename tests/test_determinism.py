@@ -173,7 +173,9 @@ def labels_and_rows(codec: str, chunk: int, devices: int, shuffled: bool):
         ctx = Context(Sizes(n_items, spec.dim), rng.address(0, rng.Stream.SHARED, 30))
         keys = (rng.address(0, s, 30, one) for s in (rng.Stream.NEGATIVES, rng.Stream.SHUFFLE))
         live = jnp.bool_(True)
-        batch = examples.draw(*keys, data, one, live, n_items=n_items, negatives=4, width=width)
+        batch = examples.draw(
+            examples.orders(*keys), data, one, live, n_items=n_items, negatives=4, width=width
+        )
         result = training(private, (), state.public[batch.item], batch.label, batch.mask)
         delta = examples.item_delta(batch, result.rows)
         prepared = make.prepare(ctx, ctx.key, delta)

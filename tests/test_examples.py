@@ -26,7 +26,13 @@ def drawer(negatives: int = 4, width: int = M):
     def draw(seed, client, live):
         one, two = jax.random.split(jax.random.fold_in(jax.random.key(seed), client))
         return examples.draw(
-            one, two, DATA, client, live, n_items=M, negatives=negatives, width=width
+            examples.orders(one, two),
+            DATA,
+            client,
+            live,
+            n_items=M,
+            negatives=negatives,
+            width=width,
         )
 
     return lambda seed, client, live=True: jax.tree.map(
@@ -102,7 +108,13 @@ def test_negatives_are_uniform_and_examples_well_shuffled():
     def draw(key):
         one, two = jax.random.split(key)
         return examples.draw(
-            one, two, data, jnp.int32(0), jnp.bool_(True), n_items=n_items, negatives=1, width=8
+            examples.orders(one, two),
+            data,
+            jnp.int32(0),
+            jnp.bool_(True),
+            n_items=n_items,
+            negatives=1,
+            width=8,
         )
 
     batch = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(0), 20_000)))

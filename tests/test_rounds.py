@@ -78,7 +78,13 @@ def drawer():
         negatives = rng.address(SEED, rng.Stream.NEGATIVES, round_, who)
         shuffle = rng.address(SEED, rng.Stream.SHUFFLE, round_, who)
         return examples.draw(
-            negatives, shuffle, DATA, who, jnp.bool_(True), n_items=M, negatives=2, width=128
+            examples.orders(negatives, shuffle),
+            DATA,
+            who,
+            jnp.bool_(True),
+            n_items=M,
+            negatives=2,
+            width=128,
         )
 
     return lambda round_, who: jax.tree.map(np.asarray, draw(jnp.int32(round_), jnp.int32(who)))

@@ -131,8 +131,7 @@ def deltas() -> ItemDelta:
             keys = (rng.address(0, s, round_, client) for s in rng.Stream)
             negatives, shuffle = list(keys)[2:4]
             batch = examples.draw(
-                negatives,
-                shuffle,
+                examples.orders(negatives, shuffle),
                 data,
                 client,
                 jnp.bool_(True),
