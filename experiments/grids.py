@@ -99,17 +99,20 @@ GRIDS = {
 CHURN = "failure=0.05,availability=0.7,session=20"
 PRESETS = ("constrained", "mobile", "three_tiers", "broadband")
 SLOW_UPLINK = "homogeneous:up=20e3"
-SCENARIOS = (*PRESETS, *(f"{name}:{CHURN}" for name in PRESETS), SLOW_UPLINK)
+SCENARIOS = (
+    *PRESETS,
+    *(f"{name}:{CHURN}" for name in PRESETS),
+    *(SLOW_UPLINK, f"{SLOW_UPLINK},{CHURN}"),
+)
 
 # Each arm's own downlink is the public table in 5 bits; where it is not named it is dense.
 _OWN = "spec.snapshot_bits=5"
 _ADAPTIVE = "spec.budget=adaptive"
-_DISTORTION = "spec.budget=distortion,spec.budget_args.tolerance=0.05"
 _POLICIES = (
     "spec.budget=bandwidth,spec.budget_args.seconds=1.0,spec.budget_args.k_min=4",
-    _DISTORTION,
+    "spec.budget=distortion,spec.budget_args.tolerance=0.05",
     "spec.budget=joint,spec.budget_args.bytes_mean={bytes}",
-    "spec.budget=round_time,spec.budget_args.seconds=60.0,spec.budget_args.k_min=4",
+    "spec.budget=round_time,spec.budget_args.seconds={seconds},spec.budget_args.k_min=4",
     "spec.budget=schedule,spec.budget_args.k=[4,16],spec.budget_args.until=[200]",
     _ADAPTIVE,
 )
@@ -117,14 +120,17 @@ _FORMS = {"directional": 750, "actions": 2500}  # and the bytes of `joint`
 
 
 def timed(scenario: str) -> tuple[str, ...]:
-    """The arms of one of `SCENARIOS`."""
+    """The arms of one of `SCENARIOS`.
+
+    With a dense downlink too where no other one is compared: what is left to compress is told by
+    K=16, and by the default policy where everybody stays.
+    """
     arms = ["dense"]
+    slow, churn = scenario.startswith(SLOW_UPLINK), scenario.endswith(CHURN)
     for form, mean in _FORMS.items():
-        if scenario == SLOW_UPLINK:
-            arms += [f"{form}:k={k},{_OWN}" for k in (2, 4, 8, 16)]
-            arms += [f"{form}:k=16,{_OWN},{policy}" for policy in (_DISTORTION, _ADAPTIVE)]
-            continue
-        arms += [f"{form}:k={k},{_OWN}" for k in (4, 8, 16)]
-        arms += [f"{form}:k=16,{_OWN},{policy.format(bytes=mean)}" for policy in _POLICIES]
-        arms += [f"{form}:k=16", f"{form}:k=16,{_ADAPTIVE}"]
+        policies = (p.format(bytes=mean, seconds=1.3 if slow else 60.0) for p in _POLICIES)
+        arms += [f"{form}:k={k},{_OWN}" for k in ((2, 4, 8, 16) if slow else (4, 8, 16))]
+        arms += [f"{form}:k=16,{_OWN},{policy}" for policy in policies]
+        if not slow:
+            arms += [f"{form}:k=16"] if churn else [f"{form}:k=16", f"{form}:k=16,{_ADAPTIVE}"]
     return tuple(arms)

@@ -4,11 +4,13 @@ A client that cannot afford a single action sends `k_min` all the same; a budget
 client can is refused before anything is compiled (`agreement.policies`).
 
 Policies are local: each sees one client, after its training and before its payload is made, and
-what the server has told everyone. None needs a further exchange of messages within a round.
+what the server has told everyone. None needs a further exchange of messages within a round; what
+a policy has reported goes with the payload.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -161,10 +163,9 @@ def joint(bytes_mean: Number, k_min: int = 1, gain: Number = 0.2) -> Budget:
         cost = outlook.error + jnp.exp(state) * outlook.bits / bits_mean
         return _cheapest(cost, k_min)
 
-    def update(state, bits, seconds):
-        del seconds
-        excess = jnp.clip(bits / bits_mean - 1, -1, 1)
-        return jnp.where(bits > 0, jnp.clip(state + gain * excess, -20, 20), state)
+    def update(state, tally):
+        excess = jnp.clip(tally.bits / bits_mean - 1, -1, 1)
+        return jnp.where(tally.bits > 0, jnp.clip(state + gain * excess, -20, 20), state)
 
     # The first price: as much error as bits are worth. It is forgotten within some 1 / gain rounds.
     return Budget(
@@ -176,39 +177,93 @@ def joint(bytes_mean: Number, k_min: int = 1, gain: Number = 0.2) -> Budget:
     )
 
 
-def adaptive(weight: Number = 0.25, k_min: int = 1) -> Budget:
-    """The k at which a further action would cost more time than it saves error.
+class Limit(NamedTuple):
+    """What everyone is told by `adaptive`, and how the server goes on.
 
-    Each client takes the k with the least error + weight x (its time with k actions / the time that
-    rounds have taken of late, or its own with one action if that is longer). Where uploads are a
-    small part of that time, as they are on fast links that nobody waits for, this is its largest k
-    that lowers the error; where they rule, it is as small as the errors allow. Nothing has to be
-    set for a network.
+    Attributes:
+      seconds: f32[], for a round; 0 for any time, as in the first round.
+      clients: f32[], of the last round that had some.
+      gain: f32[], of the next step.
+    """
+
+    seconds: Array
+    clients: Array
+    gain: Array
+
+
+def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budget:
+    """The most actions within a time that the server moves to where it is best.
+
+    A round is as long as its slowest client takes, so whoever would be done sooner loses nothing
+    by sending more. The server names a time, the same for everyone, and minimizes over it
+
+        mean error of the clients + weight x log(the longest time that one of them takes).
+
+    Each client takes the k of least error within that time. It is later only if that saves more
+    than it costs all the others, whose errors are but one in so many each: it takes the k with the
+    least error + clients x weight x log(its time / the time named, at least 1). Beside its payload
+    it reports one number, by how much less that would be for each unit of the logarithm of a
+    longer time; the server raises the time where this comes to more than `weight` on the mean, and
+    lowers it where it comes to less (stochastic gradient descent). Nothing has to be set for a
+    network: on fast links, and where downloads or computation rule, a longer time costs little and
+    all the actions are sent that lower the error.
+
+    In later rounds the weight falls with the root of the round, as step sizes do: errors of early
+    rounds are made good by later ones, and those of the last are left in the table.
 
     Args:
-      weight: relative squared error that is as bad as a round twice as long.
+      weight: relative squared error, mean of the clients, that is as bad as a round e times as
+        long.
       k_min: least k.
+      steady: rounds in which it is; in round r beyond them it is weight x (steady / r) ^ .5.
 
     Raises:
       SpecError: a number out of range.
 
-    Source: ours; the paper's rule is not public.
+    Source: ours; the paper's rule is not public. The server's step is that of dual ascent, as in
+    `joint`.
     """
-    _positive("adaptive", k_min=k_min, weight=weight)
+    _positive("adaptive", k_min=k_min, weight=weight, steady=steady)
+    near = 0.02  # of the logarithm: how much longer and shorter a time is asked about
+    first, least, fade = 1.0, 0.1, 0.9  # gains: of the first step, in the end, and from one to next
+
+    def worth(round_):
+        return weight * jnp.minimum(1, (steady / jnp.maximum(round_, 1)) ** 0.5)
+
+    def cost(outlook, limit, clients):
+        known = limit > 0
+        late = jnp.log(jnp.maximum(_seconds(outlook), limit) / jnp.where(known, limit, 1))
+        return outlook.error + jnp.where(known, clients * worth(outlook.round) * late, 0)
 
     def allocate(outlook, state):
-        seconds = _seconds(outlook)
-        usual = jnp.maximum(state, seconds[1])
-        relative = seconds / jnp.where(usual > 0, usual, 1)
-        return _cheapest(outlook.error + weight * relative, k_min)
+        return _cheapest(cost(outlook, state.seconds, state.clients), k_min)
 
-    def update(state, bits, seconds):
-        """A running mean over some five rounds that took time; the first one starts it."""
-        del bits
-        mean = jnp.where(state > 0, 0.8 * state + 0.2 * seconds, seconds)
-        return jnp.where(seconds > 0, mean, state)
+    def report(outlook, state):
+        shorter, longer = (
+            _from(cost(outlook, state.seconds * math.exp(side), state.clients), k_min).min()
+            for side in (-near, near)
+        )
+        return (shorter - longer) / (2 * near)
 
-    return Budget(allocate, init=lambda: jnp.float32(0), update=update, needs_error=True)
+    def update(state, tally):
+        # A step is at most gain x weight, both ways: late clients report much at once.
+        usual = worth(tally.round)
+        step = state.gain * (jnp.minimum(tally.report, 2 * usual) - usual)
+        begun = state.seconds > 0
+        moved = Limit(
+            seconds=jnp.where(begun, state.seconds * jnp.exp(step), tally.seconds),
+            clients=tally.clients,
+            gain=jnp.where(begun, jnp.maximum(fade * state.gain, least), state.gain),
+        )
+        return jax.tree.map(lambda new, old: jnp.where(tally.clients > 0, new, old), moved, state)
+
+    return Budget(
+        allocate,
+        init=lambda: Limit(jnp.float32(0), jnp.float32(0), jnp.float32(first)),
+        update=update,
+        report=report,
+        needs_error=True,
+    )
 
 
 def at_no_cost(outlook: Outlook, k: Array) -> Array:
@@ -239,8 +294,12 @@ def _largest(fits: Array, k_min: int) -> Array:
 
 def _cheapest(cost: Array, k_min: int) -> Array:
     """The k of least cost, the smallest of several, at least k_min."""
-    low = jnp.where(jnp.arange(cost.shape[0]) < min(k_min, cost.shape[0] - 1), jnp.inf, cost)
-    return jnp.argmin(low).astype(jnp.int32)
+    return jnp.argmin(_from(cost, k_min)).astype(jnp.int32)
+
+
+def _from(cost: Array, k_min: int) -> Array:
+    """Costs, infinite below k_min, or below all that the codec holds where that is less."""
+    return jnp.where(jnp.arange(cost.shape[0]) < min(k_min, cost.shape[0] - 1), jnp.inf, cost)
 
 
 def _positive(policy: str, **values: Number) -> None:

@@ -151,6 +151,8 @@ def client_round(
       fields: of the whole payload, the codec's and then the shared parameters'.
       n_shared: dense shared parameters of the model.
     """
+    report = budget.report
+    n_beside = n_shared + (report is not None)  # numbers that go up beside the codec's
 
     def train(width, told, own, look_up):
         """Local training: the examples, its result, and the update after all transforms."""
@@ -198,7 +200,7 @@ def client_round(
             round=told.round,
             client=own.member.client,
             error=prepared.error,
-            bits=size + 32 * n_shared,
+            bits=size + 32 * n_beside,
             seconds=before.sum(),
             encode_s=encoding(jnp.arange(codec.max_actions + 1)) / known.compute,
             pace=known,
@@ -207,7 +209,7 @@ def client_round(
         payload, codec_state = codec.encode(ctx, key, update.items, prepared, k, own.codec)
         k = jnp.minimum(k, n_rows)  # what is sent
 
-        counts = jnp.append(payload.counts, n_shared).astype(jnp.int32)
+        counts = jnp.append(payload.counts, n_beside).astype(jnp.int32)
         bits_up = bits.float_bits(fields, counts)
         phases = network.phases(own.lot.pace, bits_down, work, encoding(k), bits_up)
         outcome = network.outcome(own.lot.draws, own.member.device.failure, phases)
@@ -216,6 +218,7 @@ def client_round(
             "n_examples": batch.mask.sum(dtype=jnp.int32),
             "n_short": batch.short,
             "n_actions": k,
+            "report": jnp.zeros(()) if report is None else report(outlook, told.budget),
             "counts_up": counts,
             "outcome": outcome,
             "weight": own.member.weight * outcome.finished,

@@ -67,6 +67,7 @@ from fedras_jax.types import (
     Sampler,
     Settled,
     Sizes,
+    Tally,
     Trace,
     Transform,
 )
@@ -467,7 +468,14 @@ def federated(
         published = jnp.where(total > 0, bits.float_bits(publishing.fields, counts_down), 0)
         owed = jnp.minimum(state.owed.at[holds].set(0, mode="drop") + published, whole_table)
         sizes_up = bits.float_bits(all_fields, info["counts_up"])
-        mean_up = jnp.sum(jnp.where(ran, sizes_up, 0)) / jnp.maximum(ran.sum(), 1)
+        complete = ran & outcome.finished
+        tally = Tally(
+            round=state.round,
+            bits=_mean(sizes_up, ran),
+            seconds=settled.seconds,
+            clients=complete.sum().astype(jnp.float32),
+            report=_mean(info.pop("report"), complete),
+        )
         synced = jnp.where(members.mask, state.last_sync[slot], state.round)
         items, public, velocity, server_state = tables.pin((items, public, velocity, server_state))
         state = FedState(
@@ -481,7 +489,7 @@ def federated(
             clients=kept[0],
             codec=kept[1],
             server=server_state,
-            budget=budget.update(state.budget, mean_up, settled.seconds),
+            budget=budget.update(state.budget, tally),
             flight=in_flight,
             clock=traces.later(state.clock, seconds) if isinstance(clients, Trace) else (),
         )
@@ -508,6 +516,11 @@ def federated(
         draw=None if arrival.in_flight or isinstance(clients, Trace) else draw,
         gather=gather,
     )
+
+
+def _mean(x: Array, where: Array) -> Array:
+    """Mean of the entries that are meant, 0 of none."""
+    return jnp.sum(jnp.where(where, x, 0)) / jnp.maximum(where.sum(), 1)
 
 
 def _counting(decoded: ItemDelta, shared: PyTree, weight: Array) -> tuple[ItemDelta, PyTree, Array]:

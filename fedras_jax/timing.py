@@ -25,6 +25,8 @@ COLUMNS = (
     ("hr@10", "HR@10", "{:.4f}"),
     ("ndcg@10", "NDCG@10", "{:.4f}"),
     ("no_loss", "no loss", "{}"),
+    ("hr_bound", "HR - dense >=", "{:+.4f}"),
+    ("ndcg_bound", "NDCG - dense >=", "{:+.4f}"),
     ("hours", "hours to target", "{:.3f}"),
     ("speedup", "times sooner", "{:.2f}"),
     ("rounds", "rounds", "{:.0f}"),
@@ -134,7 +136,8 @@ def table(
     """A row an arm: quality, time to target, and what the slowest clients spent their time on.
 
     Means over seeds. The target is a share of the baseline's final quality, mean of its seeds. An
-    arm that some seed of which does not reach it has no time. `free_upload` says how many times as
+    arm that some seed of which does not reach it has no time. What is lost is less than `hr_bound`
+    and `ndcg_bound` say, with 95 % confidence. `free_upload` says how many times as
     fast rounds were at most if uploads took no time, `free_download` likewise: another client may
     then be the slowest, but none would be done before the rest of what this one did (unless it
     failed, and would have failed sooner). Where the server does not wait for everyone, or devices
@@ -156,10 +159,11 @@ def table(
         when = [
             np.interp(t, r["clock_s"], r["round"]) for t, r in zip(reached, arm.rounds, strict=True)
         ]
-        both = [
-            stats.non_inferiority(arm.ranks, base.ranks, margin=margin, metric=m).no_loss
+        ndcg, hr = (
+            stats.non_inferiority(arm.ranks, base.ranks, margin=margin, metric=m)
             for m in (METRIC, "hr@10")
-        ]
+        )
+        kept = ndcg.no_loss and hr.no_loss
         spent = {p: np.mean([r[f"{p}_s"].sum() for r in arm.rounds]) for p in network.PHASES}
 
         def mean(name, arm=arm):
@@ -171,7 +175,9 @@ def table(
                 "downlink": downlink(arm.spec),
                 "hr@10": float(np.mean([m["hr@10"] for m in found])),
                 "ndcg@10": float(np.mean([m[METRIC] for m in found])),
-                "no_loss": "baseline" if arm is base else "yes" if all(both) else "no",
+                "no_loss": "baseline" if arm is base else "yes" if kept else "no",
+                "hr_bound": None if arm is base else hr.lower,
+                "ndcg_bound": None if arm is base else ndcg.lower,
                 "hours": None if np.isnan(reached).any() else float(reached.mean() / 3600),
                 "speedup": None
                 if np.isnan(reached).any() or np.isnan(base_s).any()

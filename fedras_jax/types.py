@@ -344,7 +344,8 @@ class RoundInfo:
       n_examples, n_short: i32[C], examples trained on; negatives that do not exist.
       n_actions: i32[C], actions sent: as many as the budget granted, but no more than rows.
       distortion: f32[C], squared error of the decoded delta relative to the delta's norm.
-      counts_up: i32[C, F + 1], entries per declared field, the shared parameters last.
+      counts_up: i32[C, F + 1], entries per declared field; last the shared parameters and what the
+        budget has reported.
       synced: i32[C], the round whose public table the client held before this one.
       counts_down: i32[G], entries per declared field of what the server published after the round.
       outcome: how each client's round ends, and what it spent its time on.
@@ -516,6 +517,24 @@ def unprepared(ctx: Context, key: Array, delta: ItemDelta) -> Prepared:
     return Prepared(error=None, work=())
 
 
+class Tally(NamedTuple):
+    """What the server has seen of a round when it changes a budget's state.
+
+    Attributes:
+      round: i32[], which.
+      bits: f32[], mean upload of those that ran.
+      seconds: f32[], how long the round took.
+      clients: f32[], how many sent all of their payload, whether or not it was in time.
+      report: f32[], mean of what they reported, 0 where the budget has nothing reported.
+    """
+
+    round: Any
+    bits: Any
+    seconds: Any
+    clients: Any
+    report: Any
+
+
 class Budget(NamedTuple):
     """How many actions a client may send.
 
@@ -526,7 +545,9 @@ class Budget(NamedTuple):
       allocate: (Outlook, state) -> k i32[].
       max_actions: the most it ever grants, None if that is only known to it at run time.
       init: () -> state.
-      update: (state, mean upload of those that ran f32[] bits, round's duration f32[] s) -> state.
+      update: (state, Tally) -> state.
+      report: (Outlook, state) -> f32[], a number that every client sends with its payload, in 32
+        bits; None where there is nothing to report.
       needs_error: it looks at `Outlook.error`.
       n_clients: clients that it knows, 0 for any.
       most_bits: (up_bps [U], s [U] that clients are busy with before they send, at least) -> the
@@ -536,7 +557,8 @@ class Budget(NamedTuple):
     allocate: Callable[..., Array]
     max_actions: int | None = None
     init: Callable[[], PyTree] = tuple
-    update: Callable[..., PyTree] = lambda state, bits, seconds: state
+    update: Callable[..., PyTree] = lambda state, tally: state
+    report: Callable[..., Array] | None = None
     needs_error: bool = False
     n_clients: int = 0
     most_bits: Callable[..., Any] | None = None

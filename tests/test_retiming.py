@@ -11,7 +11,7 @@ from fedras_jax.errors import ResultsError
 from fedras_jax.options import Options
 from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
-from fedras_jax.types import Outlook
+from fedras_jax.types import Outlook, Tally
 
 # A downlink of small changes: what a client fetches tells when it did so last. Encoding is slow, so
 # that downloads end late in a client's round on `constrained`, and early on `mobile`.
@@ -323,7 +323,7 @@ def test_blind_budgets_do_without_speeds_and_clock(name):
     )
     try:
         k = budget.allocate(outlook, budget.init())
-        budget.update(budget.init(), np.float32(300.0), None)
+        budget.update(budget.init(), Tally(None, np.float32(300.0), None, None, None))
         blind = math.isfinite(k)
     except (TypeError, AttributeError):
         blind = False

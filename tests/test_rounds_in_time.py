@@ -25,7 +25,7 @@ from fedras_jax.models.mf import mf
 from fedras_jax.publish import Ledger
 from fedras_jax.rounds import federated
 from fedras_jax.transforms import pseudo_items
-from fedras_jax.types import Cohort
+from fedras_jax.types import Budget, Cohort, Tally
 
 # Two widths; one client has no history.
 LENGTHS = np.array([3, 8, 12, 0, 20, 25, 33, 1, 5, 60, 17, 10])
@@ -503,6 +503,56 @@ def test_who_sends_its_rows_for_less_than_it_is_granted_sends_them():
     assert has_three.sum() == 1
     np.testing.assert_array_equal(info.n_actions[ran], np.where(has_three[ran], 3, 2))
     np.testing.assert_array_equal(info.distortion[ran] == 0, has_three[ran])
+
+
+def kept_tally(report=None) -> Budget:
+    """Two actions for everyone; the state is what the last round has shown."""
+    return Budget(
+        lambda outlook, state: jnp.int32(2),
+        init=lambda: Tally(jnp.int32(-1), *[jnp.float32(-1)] * 4),
+        update=lambda state, tally: tally,
+        report=report,
+    )
+
+
+@pytest.mark.parametrize(
+    "arrival",
+    [arrivals.synchronous(), arrivals.deadline(0.3), arrivals.buffered(C)],
+    ids=["synchronous", "deadline", "buffered"],
+)
+def test_a_budget_is_told_what_the_round_has_shown(arrival):
+    """Uploads of all that ran, and reports of those whose payload is whole, late or not."""
+
+    def report(outlook, state):
+        """Whose it is, how large its payload is with the report, and what it was told."""
+        return outlook.client + 1e-3 * outlook.bits[2] + 100 * state.clients
+
+    parts = {
+        "profile": profiles.mobile(U, seed=1, failure=0.6),
+        "codec": actions(4),
+        "arrival": arrival,
+        "n_widths": 1,
+    }
+    algorithm = build(budget=kept_tally(report), **parts)
+    state, infos = go(algorithm, 2)
+    info = infos[1]
+    ran = info.n_examples > 0
+    whole = ran & info.outcome.finished
+    assert 0 < whole.sum() < ran.sum()
+    sizes = bits.payload_bits(algorithm.fields, info.counts_up)
+    before = infos[0].outcome.finished & (infos[0].n_examples > 0)
+    reported = (info.client + 1e-3 * sizes + 100 * before.sum())[whole]
+    np.testing.assert_allclose(state.budget.report, reported.mean(), rtol=1e-6)
+    np.testing.assert_allclose(state.budget.bits, sizes[ran].mean(), rtol=1e-6)
+    assert state.budget.clients == whole.sum()
+    assert state.budget.seconds == info.seconds
+    assert state.budget.round == 1
+
+    state, silent = go(build(budget=kept_tally(), **parts), 2)
+    np.testing.assert_array_equal(info.counts_up[ran, -1], 1)
+    np.testing.assert_array_equal(silent[1].counts_up[ran, -1], 0)
+    np.testing.assert_array_equal(info.counts_up[:, :-1], silent[1].counts_up[:, :-1])
+    assert state.budget.report == 0
 
 
 def test_a_budget_may_be_traced():

@@ -80,6 +80,11 @@ def test_a_table_of_arms():
     assert rows["fast"]["speedup"] == pytest.approx(4)
     assert rows["fast"]["rounds"] == pytest.approx(rows["dense"]["rounds"])
     assert [rows[a]["no_loss"] for a in rows] == ["baseline", "yes", "no", "yes"]
+    assert rows["dense"]["hr_bound"] is rows["dense"]["ndcg_bound"] is None
+    assert rows["fast"]["hr_bound"] == rows["fast"]["ndcg_bound"] == 0
+    lost = [np.mean(ranks == 1), np.mean(np.where(ranks == 1, 1, 0))]
+    for name, mean in zip(("hr_bound", "ndcg_bound"), lost, strict=True):
+        assert rows["bad"][name] < -mean  # the mean difference, less what it may be off
     assert rows["never"]["hours"] is rows["never"]["speedup"] is None
     assert rows["fast"]["up_bytes"] == 50
     assert sum(rows["fast"][f"{p}_share"] for p in network.PHASES) == pytest.approx(1)

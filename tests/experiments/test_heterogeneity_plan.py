@@ -43,5 +43,4 @@ def test_every_scenario_has_dense_both_forms_and_the_default_policy(scenario):
         assert f"{form}:k=16,spec.snapshot_bits=5,spec.budget=adaptive" in mine
         assert sum("budget" not in arm for arm in mine) >= 4  # fixed K, and a dense downlink
     policies = {arm.split("spec.budget=")[1].split(",")[0] for arm in arms if "budget=" in arm}
-    if scenario != grids.SLOW_UPLINK:
-        assert len(policies) == 6
+    assert len(policies) == 6
