@@ -246,6 +246,37 @@ def test_a_client_that_fails_costs_what_it_cost_and_changes_nothing(arrival):
     assert seen > 3
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lambda seconds: arrivals.deadline(float(np.median(seconds))),
+        lambda _: arrivals.over_commit(3),
+    ],
+    ids=["deadline", "over_commit"],
+)
+def test_who_is_late_keeps_what_it_would_keep_in_time(policy):
+    """Its vector and its feedback, of which what its payload took off is lost."""
+    parts = {"codec": error_feedback(directional(2), 20), "n_widths": 1}
+    in_time, (told,) = go(build(**parts), 1)
+    arrival = policy(told.outcome.seconds[told.n_examples > 0])
+    state, (info,) = go(build(arrival=arrival, **parts), 1)
+    late = (info.n_examples > 0) & (info.weight == 0)
+    assert 0 < late.sum() < (info.n_examples > 0).sum()
+    jax.tree.map(
+        # Two programs, whose sums of order 1 may be ordered otherwise.
+        functools.partial(np.testing.assert_allclose, atol=1e-5),
+        (state.clients, state.codec),
+        (in_time.clients, in_time.codec),
+    )
+    kept = jax.tree.map(np.asarray, state.codec)
+    fresh = jax.tree.map(np.asarray, build(**parts).init().codec)
+    moved = [
+        np.any(a[info.client[late]] != b[info.client[late]])
+        for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(fresh), strict=True)
+    ]
+    assert any(moved)
+
+
 def test_a_round_in_which_nobody_arrives_changes_nothing_and_is_recorded():
     # Everyone's upload of the whole table takes ten seconds, but of one who is not drawn.
     drawn = np.asarray(build(n_widths=1).draw(jnp.int32(0)).client)
