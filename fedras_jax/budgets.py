@@ -206,7 +206,7 @@ def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budg
     longer time; the server raises the time where this comes to more than `weight` on the mean, and
     lowers it where it comes to less (stochastic gradient descent). Nothing has to be set for a
     network: on fast links, and where downloads or computation rule, a longer time costs little and
-    all the actions are sent that lower the error.
+    all the actions are sent that lower the error. Where there is a deadline no later time is named.
 
     In later rounds the weight falls with the root of the round, as step sizes do: errors of early
     rounds are made good by later ones, and those of the last are left in the table.
@@ -250,8 +250,9 @@ def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budg
         usual = worth(tally.round)
         step = state.gain * (jnp.minimum(tally.report, 2 * usual) - usual)
         begun = state.seconds > 0
+        seconds = jnp.where(begun, state.seconds * jnp.exp(step), tally.seconds)
         moved = Limit(
-            seconds=jnp.where(begun, state.seconds * jnp.exp(step), tally.seconds),
+            seconds=jnp.minimum(seconds, tally.deadline),
             clients=tally.clients,
             gain=jnp.where(begun, jnp.maximum(fade * state.gain, least), state.gain),
         )

@@ -475,6 +475,7 @@ def federated(
             seconds=settled.seconds,
             clients=complete.sum().astype(jnp.float32),
             report=_mean(info.pop("report"), complete),
+            deadline=jnp.float32(jnp.inf if arrival.deadline is None else arrival.deadline),
         )
         synced = jnp.where(members.mask, state.last_sync[slot], state.round)
         items, public, velocity, server_state = tables.pin((items, public, velocity, server_state))

@@ -526,6 +526,7 @@ class Tally(NamedTuple):
       seconds: f32[], how long the round took.
       clients: f32[], how many sent all of their payload, whether or not it was in time.
       report: f32[], mean of what they reported, 0 where the budget has nothing reported.
+      deadline: f32[], seconds after which nothing counts, infinite where there is none.
     """
 
     round: Any
@@ -533,6 +534,7 @@ class Tally(NamedTuple):
     seconds: Any
     clients: Any
     report: Any
+    deadline: Any
 
 
 class Budget(NamedTuple):

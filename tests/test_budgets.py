@@ -255,7 +255,7 @@ def test_adaptive_reports_what_a_longer_time_would_save(k_min):
 
 
 def tally(**seen) -> Tally:
-    nothing = {"round": 0, "bits": 0, "seconds": 0, "clients": 0, "report": 0}
+    nothing = dict.fromkeys(Tally._fields, 0) | {"deadline": np.inf}
     return Tally(**{name: jnp.asarray(x, jnp.float32) for name, x in (nothing | seen).items()})
 
 
@@ -279,6 +279,9 @@ def test_adaptive_moves_the_time_with_what_is_reported():
     for _ in range(100):
         state = update(state, tally(clients=4, report=0.2))
     assert float(state.gain) == pytest.approx(0.1)
+    for _ in range(100):  # never beyond a deadline, however much a longer time would save
+        state = update(state, tally(clients=4, report=0.4, deadline=12.0))
+    assert state.seconds == 12
 
 
 @pytest.mark.parametrize("round_", [0, 49, 50, 200, 5000])

@@ -323,7 +323,7 @@ def test_blind_budgets_do_without_speeds_and_clock(name):
     )
     try:
         k = budget.allocate(outlook, budget.init())
-        budget.update(budget.init(), Tally(None, np.float32(300.0), None, None, None))
+        budget.update(budget.init(), Tally(None, np.float32(300.0), None, None, None, None))
         blind = math.isfinite(k)
     except (TypeError, AttributeError):
         blind = False

@@ -540,7 +540,7 @@ def kept_tally(report=None) -> Budget:
     """Two actions for everyone; the state is what the last round has shown."""
     return Budget(
         lambda outlook, state: jnp.int32(2),
-        init=lambda: Tally(jnp.int32(-1), *[jnp.float32(-1)] * 4),
+        init=lambda: Tally(jnp.int32(-1), *[jnp.float32(-1)] * 5),
         update=lambda state, tally: tally,
         report=report,
     )
@@ -578,6 +578,7 @@ def test_a_budget_is_told_what_the_round_has_shown(arrival):
     assert state.budget.clients == whole.sum()
     assert state.budget.seconds == info.seconds
     assert state.budget.round == 1
+    assert state.budget.deadline == (np.inf if arrival.deadline is None else np.float32(0.3))
 
     state, silent = go(build(budget=kept_tally(), **parts), 2)
     np.testing.assert_array_equal(info.counts_up[ran, -1], 1)
