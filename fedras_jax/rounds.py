@@ -377,7 +377,6 @@ def federated(
             settled = arrival.settle(outcome.seconds, ran, outcome.finished, who.shape[0])
             arrived = Arrived(who, info["weight"], jnp.zeros_like(who))
             spent = _spent(settled, outcome.seconds, outcome.phases, ran)
-            seconds = lasting(settled.seconds, here, at_hand, state.clock)
             in_flight: Any = ()
         else:
             slot_of = flight.berths(state.flight.present, ran)
@@ -431,9 +430,10 @@ def federated(
             info["weight"] = weight.at[slot_of].get(mode="fill", fill_value=0)
             arrived = Arrived(in_flight.client, weight, staleness)
             spent = _spent(settled, in_flight.seconds, in_flight.phases, in_flight.present)
-            seconds = lasting(settled.seconds, here, at_hand, state.clock)
-            in_flight = flight.pin(flight.land(in_flight, seconds, settled.kept), mesh)
 
+        seconds = lasting(settled.seconds, here, at_hand, state.clock)
+        if n_flying:
+            in_flight = flight.pin(flight.land(in_flight, seconds, settled.kept), mesh)
         acc, shared, total = acc
         change = (
             reducer.finish(acc),
