@@ -10,11 +10,11 @@ a policy has reported goes with the payload.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Array, Budget, Number, Outlook
@@ -177,17 +177,20 @@ def joint(bytes_mean: Number, k_min: int = 1, gain: Number = 0.2) -> Budget:
     )
 
 
-class Limit(NamedTuple):
+@struct.dataclass
+class Limit:
     """What everyone is told by `adaptive`, and how the server goes on.
 
     Attributes:
       seconds: f32[], for a round; 0 for any time, as in the first round.
-      clients: f32[], of the last round that had some.
-      gain: f32[], of the next step.
+      clients: f32[], of which each is one.
+      deadline: f32[], seconds after which nothing counts, as far as is known.
+      gain: f32[], of the server's next step.
     """
 
     seconds: Array
     clients: Array
+    deadline: Array
     gain: Array
 
 
@@ -206,7 +209,13 @@ def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budg
     longer time; the server raises the time where this comes to more than `weight` on the mean, and
     lowers it where it comes to less (stochastic gradient descent). Nothing has to be set for a
     network: on fast links, and where downloads or computation rule, a longer time costs little and
-    all the actions are sent that lower the error. Where there is a deadline no later time is named.
+    all the actions are sent that lower the error. Where there is a deadline no later time is named,
+    and what cannot meet it counts as an error of 1; speeds are those known beforehand, so with
+    jitter some are late nevertheless.
+
+    The time follows what came with the payloads that the server took. It is meant for networks that
+    stay alike over some hundred rounds, and for servers that wait: in buffered rounds nobody waits
+    for the slowest, and the time is one at which they would be least bad if somebody did.
 
     In later rounds the weight falls with the root of the round, as step sizes do: errors of early
     rounds are made good by later ones, and those of the last are left in the table.
@@ -230,17 +239,18 @@ def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budg
     def worth(round_):
         return weight * jnp.minimum(1, (steady / jnp.maximum(round_, 1)) ** 0.5)
 
-    def cost(outlook, limit, clients):
-        known = limit > 0
-        late = jnp.log(jnp.maximum(_seconds(outlook), limit) / jnp.where(known, limit, 1))
-        return outlook.error + jnp.where(known, clients * worth(outlook.round) * late, 0)
+    def cost(outlook, told, limit):
+        seconds, known = _seconds(outlook), limit > 0
+        late = jnp.log(jnp.maximum(seconds, limit) / jnp.where(known, limit, 1))
+        error = jnp.where(seconds > told.deadline, 1, outlook.error)  # nothing arrives
+        return error + jnp.where(known, told.clients * worth(outlook.round) * late, 0)
 
     def allocate(outlook, state):
-        return _cheapest(cost(outlook, state.seconds, state.clients), k_min)
+        return _cheapest(cost(outlook, state, state.seconds), k_min)
 
     def report(outlook, state):
         shorter, longer = (
-            _from(cost(outlook, state.seconds * math.exp(side), state.clients), k_min).min()
+            _from(cost(outlook, state, state.seconds * math.exp(side)), k_min).min()
             for side in (-near, near)
         )
         return (shorter - longer) / (2 * near)
@@ -249,22 +259,20 @@ def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budg
         # A step is at most gain x weight, both ways: late clients report much at once.
         usual = worth(tally.round)
         step = state.gain * (jnp.minimum(tally.report, 2 * usual) - usual)
-        begun = state.seconds > 0
-        seconds = jnp.where(begun, state.seconds * jnp.exp(step), tally.seconds)
-        moved = Limit(
+        begun, heard = state.seconds > 0, tally.clients > 0
+        seconds = jnp.where(heard, state.seconds * jnp.exp(step), state.seconds)
+        seconds = jnp.where(begun, seconds, tally.seconds)
+        return Limit(
             seconds=jnp.minimum(seconds, tally.deadline),
-            clients=tally.clients,
-            gain=jnp.where(begun, jnp.maximum(fade * state.gain, least), state.gain),
+            clients=jnp.where(heard, tally.clients, jnp.maximum(state.clients, 1)),
+            deadline=jnp.asarray(tally.deadline),
+            gain=jnp.where(begun & heard, jnp.maximum(fade * state.gain, least), state.gain),
         )
-        return jax.tree.map(lambda new, old: jnp.where(tally.clients > 0, new, old), moved, state)
 
-    return Budget(
-        allocate,
-        init=lambda: Limit(jnp.float32(0), jnp.float32(0), jnp.float32(first)),
-        update=update,
-        report=report,
-        needs_error=True,
-    )
+    def init():
+        return Limit(*map(jnp.float32, (0, 0, jnp.inf, first)))
+
+    return Budget(allocate, init=init, update=update, report=report, needs_error=True)
 
 
 def at_no_cost(outlook: Outlook, k: Array) -> Array:

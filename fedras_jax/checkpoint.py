@@ -24,7 +24,7 @@ from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.spec import Spec
 from fedras_jax.types import PyTree
 
-VERSION = 3
+VERSION = 4
 FOLDER = "checkpoints"
 _LOG = logging.getLogger(__name__)
 _ORBAX = f"{os.sep}orbax{os.sep}checkpoint{os.sep}"

@@ -74,6 +74,7 @@ def empty(
         present=zeros(bool),
         finished=zeros(bool),
         weight=zeros(jnp.float32),
+        report=zeros(jnp.float32),
         data=jax.tree.map(slots, widest),
         shared=jax.tree.map(slots, shared),
     )

@@ -378,6 +378,7 @@ def federated(
             arrived = Arrived(who, info["weight"], jnp.zeros_like(who))
             spent = _spent(settled, outcome.seconds, outcome.phases, ran)
             in_flight: Any = ()
+            reports = info["report"]
         else:
             slot_of = flight.berths(state.flight.present, ran)
             (data_held, shared_held), (private, codec_state, info, width) = fold(
@@ -405,6 +406,7 @@ def federated(
                     present=ran,
                     finished=outcome.finished,
                     weight=info["weight"],
+                    report=info["report"],
                     data=data_held,
                     shared=shared_held,
                 ),
@@ -430,6 +432,7 @@ def federated(
             info["weight"] = weight.at[slot_of].get(mode="fill", fill_value=0)
             arrived = Arrived(in_flight.client, weight, staleness)
             spent = _spent(settled, in_flight.seconds, in_flight.phases, in_flight.present)
+            reports = in_flight.report
 
         seconds = lasting(settled.seconds, here, at_hand, state.clock)
         if n_flying:
@@ -468,13 +471,12 @@ def federated(
         published = jnp.where(total > 0, bits.float_bits(publishing.fields, counts_down), 0)
         owed = jnp.minimum(state.owed.at[holds].set(0, mode="drop") + published, whole_table)
         sizes_up = bits.float_bits(all_fields, info["counts_up"])
-        complete = ran & outcome.finished
         tally = Tally(
             round=state.round,
             bits=_mean(sizes_up, ran),
             seconds=settled.seconds,
-            clients=complete.sum().astype(jnp.float32),
-            report=_mean(info.pop("report"), complete),
+            clients=settled.taken.sum().astype(jnp.float32),
+            report=_mean(reports, settled.taken),
             deadline=jnp.float32(jnp.inf if arrival.deadline is None else arrival.deadline),
         )
         synced = jnp.where(members.mask, state.last_sync[slot], state.round)
@@ -494,6 +496,7 @@ def federated(
             flight=in_flight,
             clock=traces.later(state.clock, seconds) if isinstance(clients, Trace) else (),
         )
+        del info["report"]
         return state, RoundInfo(
             client=who,
             mask=members.mask,

@@ -162,8 +162,8 @@ class Outlook:
     Attributes:
       round, client: i32[].
       error: f32[K + 1], as in `Prepared`, or None.
-      bits: f32[K + 1], size of the upload with k actions, header and shared parameters included;
-        an upper bound where labels are entropy-coded.
+      bits: f32[K + 1], size of the upload with k actions, header, shared parameters and the
+        budget's report included; an upper bound where labels are entropy-coded.
       seconds: f32[], what its round takes without encoding and uploading.
       encode_s: f32[K + 1], seconds that encoding takes with k actions.
       pace: its speeds as known beforehand, without the round's jitter.
@@ -176,6 +176,27 @@ class Outlook:
     seconds: Array
     encode_s: Array
     pace: Pace
+
+
+@struct.dataclass
+class Tally:
+    """What the server has seen of a round when it changes a budget's state.
+
+    Attributes:
+      round: i32[], which.
+      bits: f32[], mean upload of those that ran.
+      seconds: f32[], how long the round took.
+      clients: f32[], how many payloads it took.
+      report: f32[], mean of what came with them, 0 where there is none.
+      deadline: f32[], seconds after which nothing counts, infinite where there is none.
+    """
+
+    round: Any
+    bits: Any
+    seconds: Any
+    clients: Any
+    report: Any
+    deadline: Any
 
 
 @struct.dataclass
@@ -194,6 +215,7 @@ class InFlight:
       phases: f32[P, 5], what their clients spend all of their time on, as in `Outcome`.
       present: bool[P], False in free slots. finished: bool[P], False where the client fails.
       weight: f32[P], aggregation weights.
+      report: f32[P], what comes with them for the budget.
       data: leaves of the payloads, as in `Payload`; leading axes n and P + 1.
       shared: changes of the shared parameters; leading axes n and P + 1.
     """
@@ -207,6 +229,7 @@ class InFlight:
     present: Array
     finished: Array
     weight: Array
+    report: Array
     data: PyTree
     shared: PyTree
 
@@ -517,31 +540,12 @@ def unprepared(ctx: Context, key: Array, delta: ItemDelta) -> Prepared:
     return Prepared(error=None, work=())
 
 
-class Tally(NamedTuple):
-    """What the server has seen of a round when it changes a budget's state.
-
-    Attributes:
-      round: i32[], which.
-      bits: f32[], mean upload of those that ran.
-      seconds: f32[], how long the round took.
-      clients: f32[], how many sent all of their payload, whether or not it was in time.
-      report: f32[], mean of what they reported, 0 where the budget has nothing reported.
-      deadline: f32[], seconds after which nothing counts, infinite where there is none.
-    """
-
-    round: Any
-    bits: Any
-    seconds: Any
-    clients: Any
-    report: Any
-    deadline: Any
-
-
 class Budget(NamedTuple):
     """How many actions a client may send.
 
     A policy sees one client, and what the server has told everyone: its state, a few numbers that
-    go out with the round and that the server changes by what it received.
+    go out with the round (their bytes are not counted) and that the server changes by what it
+    received.
 
     Attributes:
       allocate: (Outlook, state) -> k i32[].

@@ -172,7 +172,7 @@ def test_round_time(seconds, k_min):
 
 
 def limit(seconds: float, clients: float = 40, gain: float = 0.1) -> budgets.Limit:
-    return budgets.Limit(*map(jnp.float32, (seconds, clients, gain)))
+    return budgets.Limit(*map(jnp.float32, (seconds, clients, np.inf, gain)))
 
 
 def late(seconds: np.ndarray, limit_: float) -> np.ndarray:
@@ -255,33 +255,51 @@ def test_adaptive_reports_what_a_longer_time_would_save(k_min):
 
 
 def tally(**seen) -> Tally:
-    nothing = dict.fromkeys(Tally._fields, 0) | {"deadline": np.inf}
+    names = [field.name for field in dataclasses.fields(Tally)]
+    nothing = dict.fromkeys(names, 0) | {"deadline": np.inf}
     return Tally(**{name: jnp.asarray(x, jnp.float32) for name, x in (nothing | seen).items()})
 
 
 def test_adaptive_moves_the_time_with_what_is_reported():
-    """From that of the first round that has clients, in ever smaller steps."""
+    """From that of the first round that takes time, in smaller steps at the end than at first."""
     budget = budgets.adaptive(0.2)
     update, state = jax.jit(budget.update), budget.init()
     seen = [
-        tally(seconds=50.0),  # everyone failed
+        tally(),  # nobody was there
         tally(seconds=10.0, clients=3, report=0.9),
         tally(seconds=99.0, clients=5, report=0.3),
-        tally(),
+        tally(seconds=99.0),  # everyone failed
         tally(seconds=99.0, clients=4, report=0.0),
         tally(seconds=99.0, clients=4, report=7.0),  # counts as twice the weight
     ]
     seconds = [0, 10, *10 * np.exp(np.cumsum([0.1, 0, -0.2 * 0.9, 0.2 * 0.81]))]
-    for each, expected, clients in zip(seen, seconds, (0, 3, 5, 5, 4, 4), strict=True):
+    for each, expected, clients in zip(seen, seconds, (1, 3, 5, 5, 4, 4), strict=True):
         state = update(state, each)
         assert float(state.seconds) == pytest.approx(expected, rel=1e-6)
         assert state.clients == clients
     for _ in range(100):
         state = update(state, tally(clients=4, report=0.2))
     assert float(state.gain) == pytest.approx(0.1)
+    assert state.deadline == np.inf
     for _ in range(100):  # never beyond a deadline, however much a longer time would save
         state = update(state, tally(clients=4, report=0.4, deadline=12.0))
-    assert state.seconds == 12
+    assert state.seconds == state.deadline == 12
+
+
+def test_adaptive_meets_deadlines_that_can_be_met():
+    """However little lateness costs: what comes later is lost whole."""
+    budget = budgets.adaptive(1e-4)
+    state = budget.init()
+    start = granted(budget, state=state)
+    assert (start == cheapest(exact()[0], 1)).all()  # of a deadline nobody knows yet
+    state = budget.update(state, tally(seconds=0.3, deadline=0.3))  # and nobody met it
+    found = granted(budget, state=state)
+    _, _, seconds, _ = exact()
+    able = (seconds[:, 1:] <= 0.3).any(1)
+    assert 0.2 < able.mean() < 0.9
+    assert (seconds[np.arange(N), found] <= 0.3)[able].all()
+    np.testing.assert_array_equal(found[~able], seconds[~able, 1:].argmin(1) + 1)
+    assert (seconds[np.arange(N), start] > 0.3)[able].sum() > 20
 
 
 @pytest.mark.parametrize("round_", [0, 49, 50, 200, 5000])
@@ -515,7 +533,7 @@ MAKERS = {
     "distortion": (budgets.distortion, ["tolerance"]),
     "round_time": (budgets.round_time, ["seconds"]),
     "joint": (budgets.joint, ["bytes_mean", "gain"]),
-    "adaptive": (budgets.adaptive, ["weight"]),
+    "adaptive": (budgets.adaptive, ["weight", "steady"]),
 }
 
 

@@ -48,6 +48,7 @@ def filled(n: int, shapes=SHAPES[WIDE], seed: int = 0, **changed) -> InFlight:
         "seconds": jnp.float32,
         "finished": bool,
         "weight": jnp.float32,
+        "report": jnp.float32,
     }
     given = {
         name: some(n, jax.ShapeDtypeStruct((), dtype), seed + i)
@@ -253,6 +254,7 @@ def test_many_rounds(policy):
             present=jnp.asarray(going),
             finished=jnp.asarray(finished),
             weight=jnp.ones(C),
+            report=jnp.zeros(C),
             data=(),
             shared=(),
         )

@@ -21,7 +21,7 @@ from fedras_jax.models.mf import mf
 from fedras_jax.rounds import federated
 from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
-from fedras_jax.types import Profile, Trace
+from fedras_jax.types import Budget, Profile, Trace
 
 LENGTHS = np.array([3, 8, 12, 20, 25, 33, 1, 5, 17, 10])
 U, M, C = len(LENGTHS), 80, 4
@@ -336,15 +336,18 @@ def test_a_deadline_that_is_met_only_by_those_who_are_away_is_refused():
     build(together(few, few, at=[0, 9]), arrival=arrivals.deadline(1.0))
 
 
-def test_an_adaptive_budget_is_not_told_of_the_wait():
+def test_a_budget_is_not_told_of_the_wait():
     fast, _, told = fast_and_slow()
     away = dataclasses.replace(fast, availability=np.zeros(U, np.float32))
     trace = together(fast, away, fast, at=[0, float(told[0].seconds) / 2, 1e6])
-    parts = {"codec": actions(4), "budget": budgets.adaptive()}
-    one, _ = go(build(trace, **parts), 1)
-    two, infos = go(build(trace, **parts), 2)
+    seen = Budget(
+        lambda outlook, state: jnp.int32(2),
+        init=lambda: jnp.zeros(3),
+        update=lambda state, tally: state.at[tally.round].set(tally.seconds),
+    )
+    state, infos = go(build(trace, codec=actions(4), budget=seen), 3)
     assert infos[1].seconds > 9e5
-    assert one.budget == two.budget
+    np.testing.assert_array_equal(state.budget, [infos[0].seconds, 0, infos[2].seconds])
 
 
 def test_payloads_in_flight_come_while_the_server_waits():
