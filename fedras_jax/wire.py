@@ -114,13 +114,14 @@ def canonical(codec: Codec, sizes: Sizes, payload: Payload) -> dict[str, np.ndar
 
 
 def pack(codec: Codec, sizes: Sizes, payload: Payload, shared: np.ndarray | None = None) -> bytes:
-    """A payload's bytes, with the model's shared parameters after it.
+    """A payload's bytes, with the model's shared parameters after it, and what a budget reports.
 
     Args:
       codec: whose payload it is.
       sizes: M and D.
       payload: one client's.
-      shared: float32 [S]; none when None.
+      shared: float32 [S], the parameters and then the report (`Budget.report`) if there is one; none
+        when None.
 
     Raises:
       WireError: as `canonical`.

@@ -41,6 +41,7 @@ def test_every_scenario_has_dense_both_forms_and_the_default_policy(scenario):
     for form in ("directional", "actions"):
         mine = [arm for arm in arms if arm.startswith(form)]
         assert f"{form}:k=16,spec.snapshot_bits=5,spec.budget=adaptive" in mine
-        assert sum("budget" not in arm for arm in mine) >= 4  # fixed K, and a dense downlink
+        assert sum("budget" not in arm for arm in mine) >= 4  # fixed K, one with a dense downlink
+        assert f"{form}:k=16" in mine
     policies = {arm.split("spec.budget=")[1].split(",")[0] for arm in arms if "budget=" in arm}
     assert len(policies) == 6
