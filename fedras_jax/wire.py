@@ -120,8 +120,8 @@ def pack(codec: Codec, sizes: Sizes, payload: Payload, shared: np.ndarray | None
       codec: whose payload it is.
       sizes: M and D.
       payload: one client's.
-      shared: float32 [S], the parameters and then the report (`Budget.report`) if there is one; none
-        when None.
+      shared: float32 [S], the parameters, and then the report (`Budget.report`) if there is one;
+        none when None.
 
     Raises:
       WireError: as `canonical`.
