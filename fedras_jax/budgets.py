@@ -10,6 +10,7 @@ a policy has reported goes with the payload.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -188,10 +189,10 @@ class Limit:
       gain: f32[], of the server's next step.
     """
 
-    seconds: Array
-    clients: Array
-    deadline: Array
-    gain: Array
+    seconds: Any
+    clients: Any
+    deadline: Any
+    gain: Any
 
 
 def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budget:
