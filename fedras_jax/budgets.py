@@ -184,7 +184,7 @@ class Limit:
 
     Attributes:
       seconds: f32[], for a round; 0 for any time, as in the first round.
-      clients: f32[], of which each is one.
+      clients: f32[], whose payloads the last round took that took any; each is one of so many.
       deadline: f32[], seconds after which nothing counts, as far as is known.
       gain: f32[], of the server's next step.
     """
@@ -230,8 +230,7 @@ def adaptive(weight: Number = 0.25, k_min: int = 1, steady: Number = 50) -> Budg
     Raises:
       SpecError: a number out of range.
 
-    Source: ours; the paper's rule is not public. The server's step is that of dual ascent, as in
-    `joint`.
+    Source: ours; the paper's rule is not public.
     """
     _positive("adaptive", k_min=k_min, weight=weight, steady=steady)
     near = 0.02  # of the logarithm: how much longer and shorter a time is asked about

@@ -148,7 +148,8 @@ def client_round(
     """A client's round from its parts; arguments are those of `rounds.federated`.
 
     Args:
-      fields: of the whole payload, the codec's and then the shared parameters'.
+      fields: of the whole payload, the codec's and then that of the shared parameters and of what
+        the budget reports.
       n_shared: dense shared parameters of the model.
     """
     report = budget.report
