@@ -10,7 +10,7 @@ from test_contract import CODECS, CTX_KEY, NO_ROW, ONE_ROW, SIZES, deltas, progr
 
 from fedras_jax import bits, registry, wire
 from fedras_jax.errors import WireError
-from fedras_jax.types import Context, ItemDelta, Payload, Sizes
+from fedras_jax.types import Context, Field, ItemDelta, Payload, Sizes
 
 
 @functools.cache
@@ -151,6 +151,16 @@ def test_shared_parameters_travel_along(name):
     came, back = wire.unpack(codec, SIZES, raw, n_shared=3)
     assert back.tobytes() == shared.tobytes()
     np.testing.assert_array_equal(came["label"], wire.canonical(codec, SIZES, payload)["label"])
+
+
+def test_a_budgets_report_takes_the_bytes_that_are_counted():
+    """It is one more number after the shared parameters (`rounds.federated`)."""
+    codec, payload, _ = example("actions-items-float32-16")
+    shared, report = np.array([1.5, -0.0, 3e-39], np.float32), np.float32(0.25)
+    raw = wire.pack(codec, SIZES, payload, np.append(shared, report))
+    fields = (*codec.fields(SIZES), Field("shared", 32))
+    counted = bits.payload_bits(fields, np.append(np.asarray(payload.counts), 4).astype(int))
+    assert len(raw) == -(-int(counted) // 8)
 
 
 def resealed(raw: bytes) -> bytes:
