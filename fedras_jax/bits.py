@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from fedras_jax import native
+from fedras_jax.native import forms
 from fedras_jax.types import Field, Payload, Sizes
 
 # Every payload starts with these 20 bytes; `wire` says what they hold. Our choice; the paper does
@@ -290,6 +292,8 @@ def set_bits(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int) -> 
 
     Source: Rice and Plaunt, Adaptive variable-length coding, IEEE Trans. Commun. 19(6), 1971.
     """
+    if native.on():
+        return forms.ascending(item, mask, universe)[1]
     n = mask.sum(dtype=jnp.int32)
     order = _ascending(item, mask, universe)
     gap = jnp.diff(order, prepend=-1) - 1
@@ -309,6 +313,8 @@ def set_bits(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int) -> 
 
 def _ascending(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int):
     """The unmasked items in order. Written once, so that a program sorts a client's items once."""
+    if native.on():
+        return forms.ascending(item, mask, universe)[0]
     return jnp.sort(jnp.where(mask, item, universe))
 
 

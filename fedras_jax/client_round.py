@@ -254,7 +254,7 @@ def _distortion(delta, decoded, *, aligned: bool) -> Array:
     """
     total = reductions.squares(delta.row)
     if aligned:
-        error = reductions.squares(delta.row - decoded.row)
+        error = reductions.apart(delta.row, decoded.row)
     else:
         found, slot = sets.find(delta.item, decoded.item, decoded.mask)
         sent = jnp.where(found[:, None], delta.row[slot], 0)

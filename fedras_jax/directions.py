@@ -10,7 +10,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from fedras_jax import kmeans, kmeans1d, reductions
+from fedras_jax import kmeans, kmeans1d, native, reductions
+from fedras_jax.native import forms
 
 
 @struct.dataclass
@@ -37,8 +38,10 @@ def coordinates(
     directions of length zero have coordinates of zero.
     """
     length = jnp.sum(basis * basis, axis=1)
-    along = jnp.dot(rows, basis.T, precision=kmeans.PRECISION)
-    return along / jnp.where(length > 0, length, 1), length
+    divisor = jnp.where(length > 0, length, 1)
+    if native.on():
+        return forms.coordinates(rows, basis, divisor), length
+    return jnp.dot(rows, basis.T, precision=kmeans.PRECISION) / divisor, length
 
 
 def cluster(
@@ -90,6 +93,6 @@ def errors(
 
 def along_main(rows: Float[Array, "n d"], mask: Bool[Array, " n"], n_clusters: int) -> Points:
     """Rows to be clustered at full width, from a start along their main direction."""
-    along = jnp.dot(rows, kmeans.main_direction(rows, mask), precision=kmeans.PRECISION)
+    along = coordinates(rows, kmeans.main_directions(rows, mask, 1))[0][:, 0]
     table = kmeans1d.table(along, mask, n_clusters, bins=max(48, 3 * n_clusters))
     return Points(rows, along, table)

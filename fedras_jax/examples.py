@@ -8,7 +8,8 @@ owns its item row: local training is dense arithmetic on `[L, D]`, without a sca
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from fedras_jax import rng
+from fedras_jax import native, rng
+from fedras_jax.native import forms
 from fedras_jax.types import ClientBatch, Histories, ItemDelta
 
 
@@ -53,6 +54,10 @@ def draw(
       negatives: negatives per positive.
       width: static number of slots L; at least the client's number of examples.
     """
+    if native.on():
+        drawn = forms.draw(orders, data, client, live, n_items, negatives, width)
+        item, label, mask, short = drawn
+        return ClientBatch(item, label, mask, client, short)
     first = data.offset[client]
     history = data.offset[client + 1] - first
     unseen = n_items - history

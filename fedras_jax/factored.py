@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fedras_jax import native
+from fedras_jax.native import forms
 from fedras_jax.types import LocalResult, LocalTraining
 
 PRECISION = jax.lax.Precision.HIGHEST
@@ -96,6 +98,11 @@ def factored(
         mask: Bool[Array, " l"],
         basis: Float[Array, "r d"] | None = None,
     ) -> LocalResult:
+        if basis is None and native.on():
+            stepped, change, loss = forms.train(
+                private, rows, label, mask, lr, weight_decay, epochs, batch_size
+            )
+            return LocalResult(stepped, change, shared, loss, epochs)
         stretch = 1.0 if basis is None else jnp.sum(basis[0] * basis[0])
         span = Span(basis, stretch, 1 - lr * stretch * weight_decay)
         rows = rows * mask[:, None]

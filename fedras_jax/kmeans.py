@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from fedras_jax import reductions, rng
+from fedras_jax import native, reductions, rng
+from fedras_jax.native import forms
 
 PRECISION = jax.lax.Precision.HIGHEST  # TF32 and bf16 passes mislabel points near a boundary
 
@@ -55,6 +56,9 @@ def lloyd(
     Source: Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28(2), 1982.
     """
     weight = mask.astype(points.dtype) if weights is None else weights * mask
+    if native.on():
+        n_used = start.shape[0] if k is None else k
+        return Clusters(*forms.lloyd(points, mask, weight, start, n_used, iterations))
     active = jnp.arange(start.shape[0]) < (start.shape[0] if k is None else k)
 
     def average(_, centroid):
@@ -88,9 +92,19 @@ def _member(label: Int[Array, " n"], centroid: Float[Array, "k d"]) -> Float[Arr
 
 
 def means(
-    points: Float[Array, "n d"], mask: Bool[Array, " n"], label: Int[Array, " n"], n_clusters: int
+    points: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    label: Int[Array, " n"],
+    n_clusters: int,
+    largest: float = jnp.inf,
 ) -> Float[Array, "k d"]:
-    """Mean of each cluster's unmasked points; zero for clusters without any."""
+    """Mean of each cluster's unmasked points; zero for clusters without any.
+
+    Entries beyond `largest` count as NaN.
+    """
+    if native.on():
+        return forms.means(points, mask, label, n_clusters, largest)
+    points = _within(points, largest)
     member = (jnp.arange(n_clusters)[:, None] == label) * mask.astype(points.dtype)
     total = member.sum(1, keepdims=True)
     sums = jnp.dot(member, points, precision=PRECISION)
@@ -186,7 +200,11 @@ def kmeans(
 
 
 def main_directions(
-    points: Float[Array, "n d"], mask: Bool[Array, " n"], rank: int, iterations: int = 2
+    points: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    rank: int,
+    iterations: int = 2,
+    largest: float = jnp.inf,
 ) -> Float[Array, "r d"]:
     """Orthonormal vectors that span most of the points, the strongest first.
 
@@ -201,7 +219,11 @@ def main_directions(
       mask: bool[N].
       rank: static number of directions r.
       iterations: static number of steps; each costs two passes over the points.
+      largest: entries beyond it count as NaN, and then all directions are NaN.
     """
+    if native.on():
+        return forms.main_directions(points, mask, rank, iterations, largest)
+    points = _within(points, largest)
     # Dealt like cards: clients' padding comes last, and stretches of the list could be empty.
     n, order = points.shape[0], jnp.arange(rank)
     size = jnp.where(mask[:, None], jnp.abs(points), 0)
@@ -229,6 +251,11 @@ def main_direction(
 ) -> Float[Array, " d"]:
     """Unit vector v that nearly minimises sum |x - (x.v) v|^2; zero for zero points."""
     return main_directions(points, mask, 1, iterations)[0]
+
+
+def _within(points: Float[Array, "n d"], largest: float) -> Float[Array, "n d"]:
+    """NaN for what is beyond."""
+    return points if largest == jnp.inf else jnp.where(jnp.abs(points) <= largest, points, jnp.nan)
 
 
 def _orthonormal(basis: Float[Array, "r d"]) -> Float[Array, "r d"]:

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from fedras_jax import reductions
+from fedras_jax import native, reductions
+from fedras_jax.native import forms
 
 PRECISION = jax.lax.Precision.HIGHEST
 REFINEMENTS = 4  # levels of bins
@@ -68,6 +69,8 @@ def table(
     """
     bins = bins or max(64, 16 * n_clusters)
     weight = mask.astype(values.dtype) if weights is None else weights * mask
+    if native.on():
+        return Table(*forms.line_table(values, mask, weight, n_clusters, bins))
     centre, scale, unit = _standardise(values, mask)
     place = _place(unit, _adaptive_bins(unit, weight, bins))
     member = _member(place, bins)
@@ -107,6 +110,8 @@ def levels(
       polish: static number of Lloyd steps on the values.
     """
     weight = mask.astype(values.dtype) if weights is None else weights * mask
+    if native.on():
+        return Levels(*forms.line_levels(tab, values, mask, weight, k, polish))
     n_clusters, n_bins = tab.best.shape[0] - 1, tab.mass.shape[0]
     order = jnp.arange(n_clusters)
     bin_index = jnp.arange(n_bins)

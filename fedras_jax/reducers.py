@@ -6,17 +6,9 @@ is never copied per client.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from fedras_jax.types import ItemDelta, Reducer
-
-
-def _add_rows(
-    table: Float[Array, "m d"], delta: ItemDelta, weight: Float[Array, " c"]
-) -> Float[Array, "m d"]:
-    rows = delta.row * weight[:, None, None]
-    # Padded rows carry item M, which lies outside of the table and is dropped.
-    return table.at[delta.item.reshape(-1)].add(rows.reshape(-1, rows.shape[-1]), mode="drop")
+from fedras_jax import tables
+from fedras_jax.types import Reducer
 
 
 def touched_mean() -> Reducer:
@@ -27,9 +19,9 @@ def touched_mean() -> Reducer:
 
     def add(acc, delta, weight):
         total, touched = acc
-        spread = (delta.mask * weight[:, None]).reshape(-1)
-        touched = touched.at[delta.item.reshape(-1)].add(spread, mode="drop")
-        return _add_rows(total, delta, weight), touched
+        once = delta.mask.astype(touched.dtype)[..., None]
+        touched = tables.add_rows(touched[:, None], delta.item, once, weight)[:, 0]
+        return tables.add_rows(total, delta.item, delta.row, weight), touched
 
     def finish(acc):
         total, touched = acc
@@ -45,7 +37,7 @@ def cohort_mean() -> Reducer:
         return jnp.zeros((sizes.items, sizes.dim)), jnp.zeros(())
 
     def add(acc, delta, weight):
-        return _add_rows(acc[0], delta, weight), acc[1] + weight.sum()
+        return tables.add_rows(acc[0], delta.item, delta.row, weight), acc[1] + weight.sum()
 
     def finish(acc):
         total, weight = acc

@@ -2,7 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from fedras_jax import native
+from fedras_jax.native import forms
 
 # Rows of an argmax that XLA:CPU still does fast: from a few more on it takes ten times as long.
 GROUP = 16
@@ -14,7 +17,14 @@ def squares(x: Float[Array, "n d"]) -> Float[Array, ""]:
     Columns first: XLA:CPU adds up to one number entry by entry, but columns side by side. Fewer
     terms to a sum also lose less. (The barrier keeps XLA from making one sum of the two.)
     """
+    if native.on():
+        return forms.squares(x)
     return jax.lax.optimization_barrier(jnp.sum(x * x, axis=0)).sum()
+
+
+def apart(x: Float[Array, "n d"], y: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Sum of all squared differences, f32[]."""
+    return forms.apart(x, y) if native.on() else squares(x - y)
 
 
 def highest(score: Float[Array, "k n"]) -> Int[Array, " n"]:
@@ -32,3 +42,10 @@ def highest(score: Float[Array, "k n"]) -> Int[Array, " n"]:
     best = highest(groups.max(axis=1))
     within = jnp.argmax(groups, axis=1).astype(jnp.int32)
     return best * GROUP + jnp.take_along_axis(within, best[None], axis=0)[0]
+
+
+def some(x: Float[Array, "n d"]) -> Bool[Array, " n"]:
+    """Whether a row has an entry that is not zero, bool[N]."""
+    if native.on() and x.dtype == jnp.float32:
+        return forms.some(x)
+    return jnp.any(x != 0, axis=1)

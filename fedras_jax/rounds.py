@@ -528,9 +528,11 @@ def _mean(x: Array, where: Array) -> Array:
 
 
 def _counting(decoded: ItemDelta, shared: PyTree, weight: Array) -> tuple[ItemDelta, PyTree, Array]:
-    """What is reduced of a payload: of one that does not count nothing, not even an infinity."""
-    row, shared = jax.tree.map(lambda x: jnp.where(weight > 0, x, 0), (decoded.row, shared))
-    return dataclasses.replace(decoded, row=row), shared, weight
+    """What is reduced of a payload: of one that does not count nothing, not even an infinity.
+
+    Of its rows reducers see to that.
+    """
+    return decoded, jax.tree.map(lambda x: jnp.where(weight > 0, x, 0), shared), weight
 
 
 def _spent(settled: Settled, seconds: Array, phases: Array, present: Array) -> Array:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fedras_jax import tables
 from fedras_jax.cohort import AXIS, Layout
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Array, FedState, InFlight, ItemDelta, PyTree, Sizes
@@ -56,7 +57,7 @@ def whole(sizes: Sizes) -> Placement:
     return Placement(
         rows=WHOLE,
         sizes=sizes,
-        look_up=lambda table, item: table[item],
+        look_up=tables.look_up,
         gather=lambda delta, weight: (delta, weight),
         layout=lambda reads, zero: Layout(reads),
         pin=lambda tables: tables,

@@ -616,7 +616,8 @@ class Reducer(NamedTuple):
       zero: sizes -> accumulator; accumulators of disjoint sets of clients merge by +. Where tables
         are spread over devices (`shards`) sizes are those of a device's own rows, and `add` sees
         the deltas of all devices: leaves must have a leading axis of items, or be a number.
-      add: (acc, ItemDelta with leading axis c, weight f32[c]) -> acc.
+      add: (acc, ItemDelta with leading axis c, weight f32[c]) -> acc. What a client of weight 0
+        sent counts as nothing, whatever it holds: it may be infinite.
       finish: acc -> f32[M, D], the mean change.
     """
 

@@ -7,7 +7,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"types", "errors", "rng", "bits", "kmeans", "kmeans1d", "directions", "reductions", "sets"},
+    {
+        "types",
+        "errors",
+        "native",
+        "rng",
+        "bits",
+        "kmeans",
+        "kmeans1d",
+        "directions",
+        "reductions",
+        "sets",
+        "tables",
+    },
     {
         "codecs",
         "models",

@@ -19,7 +19,7 @@ layout of the payload, the start and the number of iterations are our choice.
 
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans, kmeans1d
+from fedras_jax import bits, directions, kmeans, kmeans1d, tables
 from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
@@ -83,7 +83,7 @@ def actions(
         narrow = rank is not None and rank < ctx.sizes.dim
         many, steps = (rank or 1, 1) if narrow else (1, 2)
         basis = kmeans.main_directions(delta.row, delta.mask, many, steps)
-        coords = jnp.dot(delta.row, basis.T, precision=kmeans.PRECISION)
+        coords = directions.coordinates(delta.row, basis)[0]
         table = kmeans1d.table(coords[:, 0], delta.mask, k, bins=max(48, 3 * k))
         points = directions.Points(coords if narrow else delta.row, coords[:, 0], table)
         error = directions.errors(delta.row, delta.mask, points)
@@ -97,7 +97,7 @@ def actions(
         k_used = jnp.minimum(jnp.minimum(k_granted, k), delta.mask.sum(dtype=jnp.int32))
         found = directions.cluster(prepared.work, delta.mask, k_used, iterations)
         label = bits.own_actions(delta.item, delta.mask, found.label, k_used, k, ctx.sizes.items)
-        centroid = kmeans.means(bits.in_range(delta.row), delta.mask, label, k)
+        centroid = kmeans.means(delta.row, delta.mask, label, k, largest=bits.LARGEST)
         data = {
             "item": delta.item,
             "mask": delta.mask,
@@ -110,7 +110,8 @@ def actions(
     def decode(ctx, payload) -> ItemDelta:
         del ctx
         data = payload.data
-        row = data["centroid"].astype(jnp.float32)[data["label"]]
-        return ItemDelta(data["item"], jnp.where(data["mask"][:, None], row, 0), data["mask"])
+        label = jnp.where(data["mask"], data["label"], k)
+        row = tables.look_up(data["centroid"].astype(jnp.float32), label)
+        return ItemDelta(data["item"], row, data["mask"])
 
     return Codec("actions", fields, lambda sizes: (), prepare, encode, decode, max_actions=k)

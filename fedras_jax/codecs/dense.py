@@ -13,7 +13,7 @@ Systems 36(5), 2021), without its encryption.
 
 import jax.numpy as jnp
 
-from fedras_jax import bits
+from fedras_jax import bits, reductions
 from fedras_jax.errors import one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
@@ -36,7 +36,7 @@ def dense(*, dtype: str = "float32") -> Codec:
         del key, prepared, k
         row = bits.as_sent(delta.row, dtype)
         # A row of zeros cannot be told from an untouched one.
-        mask = delta.mask & jnp.any(row != 0, axis=1)
+        mask = delta.mask & reductions.some(row)
         data = {"item": delta.item, "mask": mask, "row": row}
         return bits.measure(fields(ctx.sizes), ctx.sizes, data), state
 

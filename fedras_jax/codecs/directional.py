@@ -14,7 +14,7 @@ Source: ours; the paper clusters full rows.
 
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans, kmeans1d, reductions
+from fedras_jax import bits, directions, kmeans, kmeans1d, reductions, tables
 from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
@@ -65,8 +65,8 @@ def directional(
 
     def prepare(ctx, key, delta):
         del ctx, key
-        delta = delta.replace(row=bits.in_range(delta.row))
-        basis = bits.as_sent(kmeans.main_directions(delta.row, delta.mask, rank), dtype)
+        basis = kmeans.main_directions(delta.row, delta.mask, rank, largest=bits.LARGEST)
+        basis = bits.as_sent(basis, dtype)
         coords, length = directions.coordinates(delta.row, basis.astype(jnp.float32))
         # The solution itself with one direction, and where Lloyd's steps start with several.
         table = kmeans1d.table(
@@ -113,7 +113,7 @@ def directional(
         level, basis = (data[name].astype(jnp.float32) for name in ("level", "direction"))
         # Whole rows are looked up: looking up levels would be done for every entry of a row.
         action = level * basis if rank == 1 else jnp.dot(level, basis, precision=kmeans.PRECISION)
-        row = action[data["label"]]
-        return ItemDelta(data["item"], jnp.where(data["mask"][:, None], row, 0), data["mask"])
+        row = tables.look_up(action, jnp.where(data["mask"], data["label"], k))
+        return ItemDelta(data["item"], row, data["mask"])
 
     return Codec("directional", fields, lambda sizes: (), prepare, encode, decode, max_actions=k)

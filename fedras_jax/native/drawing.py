@@ -1,0 +1,97 @@
+"""`examples.draw`: one client's examples in the order of its minibatches."""
+
+import numpy as np
+
+from fedras_jax.native import bridge
+
+
+@bridge.exact
+def shuffle(words, x, n):
+    """`rng.shuffled` in place: words u32[R, 2], x u32[N] below n."""
+    size = np.uint32(n)
+    for r in range(words.shape[0]):
+        pivot, salt = np.uint32(words[r, 0] % size), words[r, 1]
+        for i in range(x.shape[0]):
+            at = x[i]
+            other = np.uint32(pivot - at)
+            if at > pivot:
+                other = np.uint32(other + size)
+            h = np.uint32(np.uint32(max(at, other) + salt) * np.uint32(0x9E3779B1))
+            h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x85EBCA77))
+            h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE3D))
+            x[i] = other if h >> np.uint32(31) == 1 else at
+
+
+@bridge.exact
+def outside(seen, rank, unseen, begin):
+    """`rng.outside` in place: ranks below `unseen` become items that are not in `seen`.
+
+    Entry i of `seen` has seen[i] - i unseen items below it. Ranks are cut into as many spans as
+    `begin` has room for, and a search starts where its span does: few entries are looked at.
+    """
+    span = (unseen + begin.shape[0] - 1) // begin.shape[0]
+    i, n_seen = 0, seen.shape[0]
+    for s in range((unseen + span - 1) // span):
+        while i < n_seen and seen[i] - i <= s * span:
+            i += 1
+        begin[s] = i
+    for j in range(rank.shape[0]):
+        i = np.int64(begin[rank[j] // np.uint32(span)])
+        while i < n_seen and seen[i] - i <= rank[j]:
+            i += 1
+        rank[j] += np.uint32(i)
+
+
+@bridge.exact
+def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scratch):
+    n_seen = seen.shape[0]
+    unseen = n_items - n_seen
+    n_negatives = min(n_seen * negatives, unseen)
+    short[0] = n_seen * negatives - n_negatives if live else 0
+    n = n_seen + n_negatives if live else 0
+    item[n:] = n_items
+    label[n:] = 0
+    mask[n:] = False
+    if n == 0:
+        return
+    mask[:n] = True
+    source, drawn, begin = scratch[0, :n], scratch[1, :n_negatives], scratch[2]
+    for i in range(n):
+        source[i] = i
+    for i in range(n_negatives):
+        drawn[i] = i
+    shuffle(orders[0], source, n)
+    if n_negatives > 0:
+        shuffle(orders[1], drawn, unseen)
+        outside(seen, drawn, unseen, begin)
+    for i in range(n):
+        positive = source[i] < n_seen
+        label[i] = positive
+        if positive:
+            item[i] = seen[source[i]]
+        else:
+            item[i] = drawn[source[i] - np.uint32(n_seen)]
+
+
+@bridge.target("draw")
+def run(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            offset = bridge.i32_1(bridge.operand(frame, 1), like, at)
+            item = bridge.i32_1(bridge.operand(frame, 2), like, at)
+            client = bridge.i32_0(bridge.operand(frame, 3), like, at)[0]
+            sizes = bridge.i32_1(bridge.operand(frame, 5), like, at)
+            draw(
+                bridge.u32_3(bridge.operand(frame, 0), like, at),
+                item[offset[client] : offset[client + 1]],
+                bridge.bool_0(bridge.operand(frame, 4), like, at)[0],
+                sizes[0],
+                sizes[1],
+                bridge.i32_1(like, like, at),
+                bridge.f32_1(bridge.result(frame, 1), like, at),
+                bridge.bool_1(bridge.result(frame, 2), like, at),
+                bridge.i32_0(bridge.result(frame, 3), like, at),
+                bridge.u32_2(bridge.result(frame, 4), like, at),
+            )
+    return 0

@@ -1,0 +1,219 @@
+"""The loops as JAX functions of one client, under `vmap` and `jit` as any others.
+
+Operands and results are those of the functions that call them. Room that a loop needs for itself
+is a further result, which nobody reads: memory that XLA hands out is not returned to the system
+between clients.
+"""
+
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+_MODULES = {
+    "draw": "drawing",
+    "train": "training",
+    "look_up": "rows",
+    "add_rows": "rows",
+    "some": "rows",
+    "squares": "rows",
+    "apart": "rows",
+    "coordinates": "rows",
+    "line_table": "line",
+    "line_levels": "line",
+    "lloyd": "clusters",
+    "means": "clusters",
+    "main_directions": "clusters",
+    "ascending": "sets",
+}
+
+_BOOL, _I32, _U32, _F32 = jnp.bool_, jnp.int32, jnp.uint32, jnp.float32
+
+
+def _shape(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _loops(name: str) -> Any:
+    """The module that holds a loop, which makes it known to XLA."""
+    return importlib.import_module(f"fedras_jax.native.{_MODULES[name]}")
+
+
+def _call(name: str, results: Any, *operands: Any, in_place: int | None = None) -> Any:
+    """A loop's results.
+
+    Args:
+      in_place: the operand whose memory the first result takes, if any.
+    """
+    _loops(name)
+    run = jax.ffi.ffi_call(
+        f"fedras_jax.{name}",
+        results,
+        vmap_method="expand_dims",  # what is the same for all clients is not copied
+        input_output_aliases=None if in_place is None else {in_place: 0},
+    )
+    return run(*operands)
+
+
+def draw(
+    orders: Array, data: Any, client: Array, live: Array, n_items: int, negatives: int, width: int
+) -> tuple[Array, Array, Array, Array]:
+    """Items, labels, mask and `short` of `examples.draw`."""
+    results = (
+        _shape(_I32, width),
+        _shape(_F32, width),
+        _shape(_BOOL, width),
+        _shape(_I32),
+        _shape(_U32, 3, width),
+    )
+    sizes = jnp.array([n_items, negatives], _I32)
+    return _call("draw", results, orders, data.offset, data.item, client, live, sizes)[:4]
+
+
+def train(
+    private: Float[Array, " d"],
+    rows: Float[Array, "l d"],
+    label: Float[Array, " l"],
+    mask: Bool[Array, " l"],
+    lr: Any,
+    weight_decay: Any,
+    epochs: int,
+    batch_size: int,
+) -> tuple[Array, Array, Array]:
+    """The private vector, the rows' changes and the loss of `factored.factored`."""
+    room = _loops("train").scratch_size(*rows.shape, epochs, batch_size)
+    results = (
+        _shape(_F32, *private.shape),
+        _shape(_F32, *rows.shape),
+        _shape(_F32),
+        _shape(_F32, room),
+    )
+    plan = jnp.array([epochs, batch_size], _I32)
+    rates = jnp.asarray(lr, _F32), jnp.asarray(weight_decay, _F32)
+    return _call("train", results, private, rows, label, mask, *rates, plan)[:3]
+
+
+def look_up(table: Float[Array, "m d"], item: Int[Array, " l"]) -> Float[Array, "l d"]:
+    """Rows of a table; zeros where there is no such row."""
+    return _call("look_up", _shape(_F32, item.shape[0], table.shape[1]), table, item)
+
+
+def add_rows(
+    table: Float[Array, "m d"],
+    item: Int[Array, "c l"],
+    row: Float[Array, "c l d"],
+    weight: Float[Array, " c"],
+) -> Float[Array, "m d"]:
+    """The table, and to its rows the weighted ones of some clients, but those of weight 0."""
+    return _call("add_rows", _shape(_F32, *table.shape), table, item, row, weight, in_place=0)
+
+
+def some(row: Float[Array, "n d"]) -> Bool[Array, " n"]:
+    """Whether a row has an entry that is not zero."""
+    return _call("some", _shape(_BOOL, row.shape[0]), row)
+
+
+def squares(row: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Sum of all squared entries."""
+    return _call("squares", _shape(_F32), row)
+
+
+def apart(row: Float[Array, "n d"], other: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Sum of all squared differences."""
+    return _call("apart", _shape(_F32), row, other)
+
+
+def coordinates(
+    row: Float[Array, "n d"], basis: Float[Array, "r d"], length: Float[Array, " r"]
+) -> Float[Array, "n r"]:
+    """Products with vectors, each over its length."""
+    return _call("coordinates", _shape(_F32, row.shape[0], basis.shape[0]), row, basis, length)
+
+
+def line_table(
+    values: Float[Array, " n"],
+    mask: Bool[Array, " n"],
+    weight: Float[Array, " n"],
+    n_clusters: int,
+    bins: int,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Fields of `kmeans1d.Table`."""
+    n = values.shape[0]
+    results = (
+        _shape(_F32, n_clusters + 1),
+        _shape(_F32, n_clusters + 1, bins + 1),
+        _shape(_F32, bins + 1, bins + 1),
+        _shape(_F32, bins),
+        _shape(_F32, bins),
+        _shape(_F32, _loops("line_table").table_scratch(n, bins)),
+        _shape(_I32, n),
+    )
+    return _call("line_table", results, values, mask, weight)[:5]
+
+
+def line_levels(
+    table: Any,
+    values: Float[Array, " n"],
+    mask: Bool[Array, " n"],
+    weight: Float[Array, " n"],
+    k: Integer[Array, ""] | int,
+    polish: int,
+) -> tuple[Array, Array]:
+    """Fields of `kmeans1d.Levels`."""
+    n, n_clusters = values.shape[0], table.best.shape[0] - 1
+    room = _loops("line_levels").levels_scratch(n, n_clusters)
+    results = _shape(_F32, n_clusters), _shape(_I32, n), _shape(_F32, room)
+    operands = values, mask, weight, table.best, table.cost, table.mass, table.mean
+    return _call(
+        "line_levels", results, *operands, jnp.asarray(k, _I32), jnp.asarray(polish, _I32)
+    )[:2]
+
+
+def lloyd(
+    points: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    weight: Float[Array, " n"],
+    start: Float[Array, "k d"],
+    k: Integer[Array, ""] | int,
+    iterations: int,
+) -> tuple[Array, Array, Array]:
+    """Fields of `kmeans.Clusters`."""
+    n, dim = points.shape
+    room = _loops("lloyd").lloyd_scratch(n, dim, start.shape[0])
+    results = _shape(_F32, *start.shape), _shape(_I32, n), _shape(_F32), _shape(_F32, room)
+    operands = points, mask, weight, start, jnp.asarray(k, _I32), jnp.asarray(iterations, _I32)
+    return _call("lloyd", results, *operands)[:3]
+
+
+def means(
+    points: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    label: Int[Array, " n"],
+    n_clusters: int,
+    largest: float,
+) -> Float[Array, "k d"]:
+    """`kmeans.means`."""
+    results = _shape(_F32, n_clusters, points.shape[1]), _shape(_F32, n_clusters)
+    return _call("means", results, points, mask, label, jnp.asarray(largest, _F32))[0]
+
+
+def main_directions(
+    points: Float[Array, "n d"], mask: Bool[Array, " n"], rank: int, iterations: int, largest: float
+) -> Float[Array, "r d"]:
+    """`kmeans.main_directions`."""
+    dim = points.shape[1]
+    results = _shape(_F32, rank, dim), _shape(_F32, dim)
+    operands = points, mask, jnp.asarray(iterations, _I32), jnp.asarray(largest, _F32)
+    return _call("main_directions", results, *operands)[0]
+
+
+def ascending(
+    item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int
+) -> tuple[Array, Array]:
+    """The unmasked items in order, i32[N], `universe` beyond them; and bits of the set, i32[]."""
+    n = item.shape[0]
+    results = _shape(_I32, n), _shape(_I32), _shape(_U32, n), _shape(_U32, 2**11)
+    return _call("ascending", results, item, mask, np.int32(universe))[:2]

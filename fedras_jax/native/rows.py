@@ -1,0 +1,162 @@
+"""Rows of an item table: read by clients, and added up."""
+
+import numpy as np
+
+from fedras_jax.native import bridge
+
+_F = np.float32
+
+
+@bridge.exact
+def look_up(table, item, out):
+    """out[i] = table[item[i]], and zeros where there is no such row."""
+    dim = table.shape[1]
+    for i in range(item.shape[0]):
+        m = item[i]
+        if 0 <= m < table.shape[0]:
+            for d in range(dim):
+                out[i, d] = table[m, d]
+        else:
+            for d in range(dim):
+                out[i, d] = 0
+
+
+@bridge.loop
+def add_rows(item, row, weight, total):
+    """total[item[c, i]] += weight[c] row[c, i], as far as there is such a row."""
+    dim = total.shape[1]
+    for c in range(item.shape[0]):
+        w = weight[c]
+        if w == 0:
+            continue
+        for i in range(item.shape[1]):
+            m = item[c, i]
+            if 0 <= m < total.shape[0]:
+                for d in range(dim):
+                    total[m, d] += w * row[c, i, d]
+
+
+@bridge.loop
+def squares(row):
+    """Sum of all squared entries; a row at a time, as fewer terms to a sum lose less."""
+    total = _F(0)
+    for i in range(row.shape[0]):
+        one = _F(0)
+        for d in range(row.shape[1]):
+            one += row[i, d] * row[i, d]
+        total += one
+    return total
+
+
+@bridge.loop
+def apart(row, other):
+    """Sum of all squared differences."""
+    total = _F(0)
+    for i in range(row.shape[0]):
+        one = _F(0)
+        for d in range(row.shape[1]):
+            gap = row[i, d] - other[i, d]
+            one += gap * gap
+        total += one
+    return total
+
+
+@bridge.loop
+def coordinates(row, basis, length, out):
+    """out[i, r] = row[i] . basis[r] / length[r]"""
+    n, dim = row.shape
+    for i in range(n):
+        for r in range(basis.shape[0]):
+            a = _F(0)
+            for d in range(dim):
+                a += row[i, d] * basis[r, d]
+            out[i, r] = a / length[r]
+
+
+@bridge.exact
+def some(row, found):
+    """Whether a row has an entry that is not zero."""
+    for i in range(row.shape[0]):
+        found[i] = False
+        for d in range(row.shape[1]):
+            if row[i, d] != 0:
+                found[i] = True
+                break
+
+
+@bridge.target("some")
+def run_some(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            some(
+                bridge.f32_2(bridge.operand(frame, 0), like, at),
+                bridge.bool_1(like, like, at),
+            )
+    return 0
+
+
+@bridge.target("squares")
+def run_squares(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 0)):
+            row = bridge.f32_2(bridge.operand(frame, 0), like, at)
+            bridge.f32_0(like, like, at)[0] = squares(row)
+    return 0
+
+
+@bridge.target("apart")
+def run_apart(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 0)):
+            row = bridge.f32_2(bridge.operand(frame, 0), like, at)
+            other = bridge.f32_2(bridge.operand(frame, 1), like, at)
+            bridge.f32_0(like, like, at)[0] = apart(row, other)
+    return 0
+
+
+@bridge.target("coordinates")
+def run_coordinates(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 2)):
+            coordinates(
+                bridge.f32_2(bridge.operand(frame, 0), like, at),
+                bridge.f32_2(bridge.operand(frame, 1), like, at),
+                bridge.f32_1(bridge.operand(frame, 2), like, at),
+                bridge.f32_2(like, like, at),
+            )
+    return 0
+
+
+@bridge.target("look_up")
+def run_look_up(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 2)):
+            look_up(
+                bridge.f32_2(bridge.operand(frame, 0), like, at),
+                bridge.i32_1(bridge.operand(frame, 1), like, at),
+                bridge.f32_2(like, like, at),
+            )
+    return 0
+
+
+@bridge.target("add_rows")
+def run_add_rows(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 2)):
+            total = bridge.f32_2(like, like, at)
+            before = bridge.f32_2(bridge.operand(frame, 0), like, at)
+            if total.ctypes.data != before.ctypes.data:
+                total[:] = before
+            add_rows(
+                bridge.i32_2(bridge.operand(frame, 1), like, at),
+                bridge.f32_3(bridge.operand(frame, 2), like, at),
+                bridge.f32_1(bridge.operand(frame, 3), like, at),
+                total,
+            )
+    return 0

@@ -1,0 +1,77 @@
+"""Sets of items: in order, and how many bits they take (`bits`)."""
+
+import numpy as np
+
+from fedras_jax.native import bridge
+
+_DIGIT = 11  # bits of a pass of the sort
+
+
+@bridge.exact
+def ascending(item, mask, universe, order, other, count):
+    """The unmasked items in order, and `universe` in the slots that are left.
+
+    Counting sort, digit by digit; `other` u32[N] and `count` u32[2^11] are scratch.
+    """
+    n = 0
+    for i in range(item.shape[0]):
+        if mask[i]:
+            order[n] = item[i]
+            n += 1
+    for i in range(n, item.shape[0]):
+        order[i] = universe
+    shift = 0
+    while n > 1 and (universe - 1) >> shift > 0:
+        count[:] = 0
+        for i in range(n):
+            count[(order[i] >> shift) & (2**_DIGIT - 1)] += np.uint32(1)
+        before = np.uint32(0)
+        for digit in range(2**_DIGIT):
+            here = count[digit]
+            count[digit] = before
+            before += here
+        for i in range(n):
+            digit = (order[i] >> shift) & (2**_DIGIT - 1)
+            other[count[digit]] = order[i]
+            count[digit] += np.uint32(1)
+        for i in range(n):
+            order[i] = other[i]
+        shift += _DIGIT
+    return n
+
+
+@bridge.exact
+def set_bits(order, n, universe):
+    """`bits.set_bits` of a set in order."""
+    if n == 0 or n >= universe:
+        return universe * 0
+    width = 1
+    while 2**width < universe:
+        width += 1
+    least = min(universe, n * width)
+    for r in range(width):
+        total, before = n * (1 + r), -1
+        for i in range(n):
+            total += (order[i] - before - 1) >> r
+            before = order[i]
+        least = min(least, total)
+    return least
+
+
+@bridge.target("ascending")
+def run_ascending(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            universe = np.int64(bridge.i32_0(bridge.operand(frame, 2), like, at)[0])
+            order = bridge.i32_1(like, like, at)
+            n = ascending(
+                bridge.i32_1(bridge.operand(frame, 0), like, at),
+                bridge.bool_1(bridge.operand(frame, 1), like, at),
+                universe,
+                order,
+                bridge.u32_1(bridge.result(frame, 2), like, at),
+                bridge.u32_1(bridge.result(frame, 3), like, at),
+            )
+            bridge.i32_0(bridge.result(frame, 1), like, at)[0] = set_bits(order, n, universe)
+    return 0

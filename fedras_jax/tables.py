@@ -1,0 +1,35 @@
+"""Rows of a table, read and added up."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fedras_jax import native
+from fedras_jax.native import forms
+
+
+def look_up(table: Float[Array, "m d"], index: Int[Array, " n"]) -> Float[Array, "n d"]:
+    """Rows of a table, f32[N, D]; zeros for an index that it does not have."""
+    if native.on():
+        return forms.look_up(table, index)
+    return table.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+
+def add_rows(
+    table: Float[Array, "m d"],
+    index: Int[Array, "c n"],
+    rows: Float[Array, "c n d"],
+    weight: Float[Array, " c"],
+) -> Float[Array, "m d"]:
+    """The table, and to its rows the weighted ones of several clients.
+
+    What a client of weight 0 has counts as nothing, also an infinity.
+
+    Args:
+      table: f32[M, D].
+      index: i32[C, N], to which rows; those beyond M are dropped.
+      rows: f32[C, N, D]. weight: f32[C], not negative.
+    """
+    if native.on():
+        return forms.add_rows(table, index, rows, weight)
+    rows = jnp.where((weight > 0)[:, None, None], rows, 0) * weight[:, None, None]
+    return table.at[index.reshape(-1)].add(rows.reshape(-1, rows.shape[-1]), mode="drop")
