@@ -8,6 +8,7 @@ one compiled program serves every cohort. Over a mesh the sorted clients are dea
 cards, so that all have equally long ones.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, UInt32
 
 from fedras_jax.types import PyTree
 
@@ -176,34 +177,70 @@ def fold_clients(
     chunk = min(chunk, share)
     hand = jnp.pad(hand, [(0, 0), (0, chunk - 1)], constant_values=n)
 
-    def deal(x):
-        """[C, ...] -> [devices, slots, ...]"""
-        return x.at[hand].get(mode="fill", fill_value=0)
-
     def collect(x):
         return jnp.zeros((n, *x.shape[2:]), x.dtype).at[hand].set(x, mode="drop")
 
-    def on_device(zero, broadcast, inputs, length):
-        inputs, length = jax.tree.map(lambda x: x[0], (inputs, length))
+    def on_device(zero, broadcast, inputs, length, hand):
+        # Every device picks its own out of all: what is dealt by the compiler it gathers again.
+        own = hand[0 if mesh is None else jax.lax.axis_index(AXIS)]
+        inputs, length = jax.tree.map(
+            lambda x: x.at[own].get(mode="fill", fill_value=0), (inputs, length)
+        )
         in_step = mesh is not None and layout.in_step
         acc, kept = _fold_chunks(
             client, add, load, zero, broadcast, inputs, length, widths, chunk, in_step
         )
-        if mesh is not None:
-            acc = layout.merge(acc)
-        return acc, jax.tree.map(lambda x: x[None], kept)
+        if mesh is None:
+            return acc, jax.tree.map(lambda x: x[None], kept)
+        return layout.merge(acc), _gather(kept)
 
     if mesh is not None:
-        split = PartitionSpec(AXIS)
+        same = PartitionSpec()
         on_device = jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(layout.zero, layout.broadcast, split, split),
-            out_specs=(layout.acc, split),
+            in_specs=(layout.zero, layout.broadcast, same, same, same),
+            out_specs=(layout.acc, same),
             check_vma=False,  # loop carries start replicated and become per-device
         )
-    acc, kept = on_device(zero, broadcast, jax.tree.map(deal, inputs), deal(length))
+    acc, kept = on_device(zero, broadcast, inputs, length, hand)
     return acc, jax.tree.map(collect, kept)
+
+
+def _gather(kept: PyTree) -> PyTree:
+    """What all devices kept, [slots, ...] -> [devices, slots, ...].
+
+    All leaves as words of one array: devices wait for each other once, not at every leaf.
+    """
+    leaves, tree = jax.tree.flatten(kept)
+    if not leaves:
+        return kept
+    words = [_to_words(x) for x in leaves]
+    ends = np.cumsum([0, *(w.shape[1] for w in words)])
+    gathered = jax.lax.all_gather(jnp.concatenate(words, axis=1), AXIS)
+    parts = [gathered[..., a:b] for a, b in itertools.pairwise(ends)]
+    return tree.unflatten([_from_words(p, x) for p, x in zip(parts, leaves, strict=True)])
+
+
+def _to_words(x: Array) -> UInt32[Array, "s w"]:
+    """The leading axis stays, and what an entry of it holds becomes words."""
+    x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
+    size = x.dtype.itemsize
+    if size < 4:
+        x = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * size}")).astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(x.shape[0], -1)
+
+
+def _from_words(words: UInt32[Array, "n s w"], like: Array) -> Array:
+    """`_to_words` undone, with a further leading axis."""
+    shape, dtype = (*words.shape[:2], *like.shape[1:]), like.dtype
+    if dtype == jnp.bool_:
+        return words.reshape(shape) > 0
+    if dtype.itemsize < 4:
+        words = words.reshape(shape).astype(jnp.dtype(f"uint{8 * dtype.itemsize}"))
+        return jax.lax.bitcast_convert_type(words, dtype)
+    wide = (2,) if dtype.itemsize == 8 else ()
+    return jax.lax.bitcast_convert_type(words.reshape(*shape, *wide), dtype)
 
 
 def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chunk, in_step):

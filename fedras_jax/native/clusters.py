@@ -3,54 +3,76 @@
 import numpy as np
 
 from fedras_jax.native import bridge
-from fedras_jax.native.vectors import combine, dot, products
+from fedras_jax.native.vectors import BLOCK, add_up, coordinates, dot, fill
 
 _F = np.float32
-_BLOCK = 256  # points whose scores stay close at hand
+_CLOSE = 4096  # coordinates of points that are compared with all centroids before the next ones
+
+
+@bridge.loop
+def add_four(score, centroid, d, across, first):
+    """Four coordinates' part of some points' products with a centroid."""
+    a, b, c, e = centroid[d], centroid[d + 1], centroid[d + 2], centroid[d + 3]
+    w, x = across[d, first:], across[d + 1, first:]
+    y, z = across[d + 2, first:], across[d + 3, first:]
+    for i in range(score.shape[0]):
+        score[i] += a * w[i] + b * x[i] + c * y[i] + e * z[i]
+
+
+@bridge.loop
+def higher(score, c, label, best):
+    """Label c where its score is higher than the best so far."""
+    for i in range(score.shape[0]):
+        # All is read before it is chosen from: what may not be read is no vector.
+        now, before, old = score[i], best[i], label[i]
+        above = now > before
+        label[i] = c if above else old
+        best[i] = now if above else before
 
 
 @bridge.loop
 def assign(across, centroid, k, label, score, best):
-    """The nearest of the first k centroids, the lowest of several, from points f32[d, N]."""
+    """The nearest of the first k centroids, the lowest of several, of points f32[d, N].
+
+    Their d coordinates are filled up to a multiple of four by zeros, the centroids' as well.
+    """
     dim, n = across.shape
-    for first in range(0, n, _BLOCK):
-        size = min(_BLOCK, n - first)
-        for i in range(size):
-            label[first + i] = 0
-            best[i] = -np.inf
+    step = max(_CLOSE // dim, 64)
+    for first in range(0, n, step):
+        size = min(step, n - first)
+        fill(label[first : first + size], 0)
+        fill(best[:size], -np.inf)
         for c in range(k):
-            half = _F(0)
-            for d in range(dim):
-                half += centroid[c, d] * centroid[c, d]
-            half *= _F(0.5)
-            for i in range(size):
-                score[i] = -half
-            for d in range(dim):
-                along = centroid[c, d]
-                for i in range(size):
-                    score[i] += along * across[d, first + i]
-            for i in range(size):
-                nearer = score[i] > best[i]
-                label[first + i] = np.int32(c) if nearer else label[first + i]
-                best[i] = score[i] if nearer else best[i]
+            fill(score[:size], _F(-0.5) * dot(centroid[c], centroid[c]))
+            for d in range(0, dim, 4):
+                add_four(score[:size], centroid[c], d, across, first)
+            higher(score[:size], np.int32(c), label[first : first + size], best)
 
 
 @bridge.loop
 def lloyd(points, mask, weight, k, iterations, centroid, label, inertia, scratch):
     """In place on `centroid`, which holds the start."""
     n, dim = points.shape
-    n_clusters = centroid.shape[0]
-    across = scratch[: n * dim].reshape(dim, n)
-    at = n * dim
-    score, best = scratch[at : at + _BLOCK], scratch[at + _BLOCK : at + 2 * _BLOCK]
-    at += 2 * _BLOCK
+    n_clusters, wide = centroid.shape[0], (dim + 3) // 4 * 4
+    across = scratch[: n * wide].reshape(wide, n)
+    at = n * wide
+    score, best = scratch[at : at + _CLOSE], scratch[at + _CLOSE : at + 2 * _CLOSE]
+    at += 2 * _CLOSE
+    at, to = at + n_clusters * wide, at
+    mean = scratch[to:at].reshape(n_clusters, wide)
     sums = scratch[at : at + n_clusters * dim].reshape(n_clusters, dim)
     total = scratch[at + n_clusters * dim :]
+    for d in range(dim, wide):
+        fill(across[d], 0)
+    fill(mean.reshape(mean.size), 0)
     for i in range(n):
         for d in range(dim):
             across[d, i] = points[i, d]
+    for c in range(n_clusters):
+        for d in range(dim):
+            mean[c, d] = centroid[c, d]
     for _ in range(iterations):
-        assign(across, centroid, k, label, score, best)
+        assign(across, mean, k, label, score, best)
         for c in range(k):
             total[c] = 0
             for d in range(dim):
@@ -64,8 +86,11 @@ def lloyd(points, mask, weight, k, iterations, centroid, label, inertia, scratch
             if total[c] > 0:
                 share = _F(1) / total[c]
                 for d in range(dim):
-                    centroid[c, d] = sums[c, d] * share
-    assign(across, centroid, k, label, score, best)
+                    mean[c, d] = sums[c, d] * share
+    assign(across, mean, k, label, score, best)
+    for c in range(n_clusters):
+        for d in range(dim):
+            centroid[c, d] = mean[c, d]
     error = _F(0)
     for i in range(n):
         one = _F(0)
@@ -79,7 +104,8 @@ def lloyd(points, mask, weight, k, iterations, centroid, label, inertia, scratch
 
 def lloyd_scratch(n, dim, n_clusters):
     """Numbers that `lloyd` needs room for."""
-    return n * dim + 2 * _BLOCK + n_clusters * (dim + 1)
+    wide = -(-dim // 4) * 4
+    return n * wide + 2 * _CLOSE + n_clusters * (wide + dim + 1)
 
 
 @bridge.loop
@@ -142,10 +168,33 @@ def orthonormal(basis):
 
 
 @bridge.loop
+def grow(column, points, mask, first, step):
+    """The largest entries of every step-th point from the first, four points at a time."""
+    n, i = points.shape[0], first
+    while i < n:
+        j, k, m = i + step, i + 2 * step, i + 3 * step
+        if m < n and mask[i] and mask[j] and mask[k] and mask[m]:
+            for d in range(column.shape[0]):
+                p, q = abs(points[i, d]), abs(points[j, d])
+                r, s = abs(points[k, d]), abs(points[m, d])
+                p, r = (p if p > q else q), (r if r > s else s)
+                p, q = (p if p > r else r), column[d]
+                column[d] = p if p > q else q
+            i += 4 * step
+        else:
+            if mask[i]:
+                for d in range(column.shape[0]):
+                    p, q = abs(points[i, d]), column[d]
+                    column[d] = p if p > q else q
+            i += step
+
+
+@bridge.loop
 def starts(points, mask, largest, basis, column):
     """The longest point, by its largest entry, of every r-th slot; returns the largest of all.
 
-    NaN where an entry that counts is beyond `largest`.
+    NaN where an entry that counts is beyond `largest`. (One that is NaN is not seen here: products
+    with it are NaN.)
     """
     n, dim = points.shape
     rank = basis.shape[0]
@@ -153,15 +202,10 @@ def starts(points, mask, largest, basis, column):
     for r in range(rank):
         for d in range(dim):
             column[d] = 0
-        bad = np.int32(0)
-        for i in range(r, n, rank):
-            if mask[i]:
-                for d in range(dim):
-                    size = abs(points[i, d])
-                    bad += np.int32(not size <= largest)
-                    column[d] = size if size > column[d] else column[d]
-        if bad > 0:
-            return _F(np.nan)
+        grow(column, points, mask, r, rank)
+        for d in range(dim):
+            if column[d] > largest:
+                return _F(np.nan)
         which = 0
         for d in range(dim):
             which = d if column[d] > column[which] else which
@@ -195,22 +239,19 @@ def main_directions(points, mask, iterations, largest, basis, scratch):
     end = n
     while end > 0 and not mask[end - 1]:
         end -= 1
-    new, part = np.empty((rank, dim), np.float32), np.empty(dim, np.float32)
-    weight = np.empty(_BLOCK, np.float32)
+    new, weight = np.empty((rank, dim), np.float32), np.empty((BLOCK, rank), np.float32)
+    column = np.empty(BLOCK, np.float32)
     for _ in range(iterations):
         orthonormal(basis)
-        new[:] = 0
-        if big > 0:
-            for first in range(0, end, _BLOCK):
-                last = min(first + _BLOCK, end)
-                for r in range(rank):
-                    products(points, basis[r], first, last, weight)
-                    for i in range(last - first):
-                        # Scaled: products of tiny entries would underflow.
-                        weight[i] = weight[i] / big if mask[first + i] else _F(0)
-                    combine(points, weight, first, last, part)
-                    for d in range(dim):
-                        new[r, d] += part[d]
+        fill(new.reshape(new.size), 0)
+        for first in range(0, end if big > 0 else 0, BLOCK):
+            last = min(first + BLOCK, end)
+            coordinates(points, basis, first, last, weight)
+            for r in range(rank):
+                for i in range(last - first):
+                    # Scaled: products of tiny entries would underflow.
+                    column[i] = weight[i, r] / big if mask[first + i] else _F(0)
+                add_up(points, column, first, last, new[r])
         basis[:] = new
     orthonormal(basis)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedras_jax.native import bridge
+from fedras_jax.native.vectors import fill
 
 
 @bridge.exact
@@ -49,12 +50,12 @@ def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scrat
     n_negatives = min(n_seen * negatives, unseen)
     short[0] = n_seen * negatives - n_negatives if live else 0
     n = n_seen + n_negatives if live else 0
-    item[n:] = n_items
-    label[n:] = 0
-    mask[n:] = False
+    fill(item[n:], n_items)
+    fill(label[n:], 0)
+    fill(mask[:n], True)
+    fill(mask[n:], False)
     if n == 0:
         return
-    mask[:n] = True
     source, drawn, begin = scratch[0, :n], scratch[1, :n_negatives], scratch[2]
     for i in range(n):
         source[i] = i

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedras_jax.native import bridge
+from fedras_jax.native.vectors import fill
 
 _F = np.float32
 _REFINEMENTS = 4  # those of `kmeans1d`
@@ -12,16 +13,23 @@ _TINY = _F(1e-30)
 @bridge.loop
 def place_in(unit, low, n_bins, place):
     """The last bin that begins at or below each value, by comparing with every edge."""
-    for i in range(unit.shape[0]):
-        place[i] = 0
-    for b in range(1, n_bins):
-        edge = low[b]
+    fill(place, 0)
+    b = 1
+    while b + 4 <= n_bins:
+        p, q, r, s = low[b], low[b + 1], low[b + 2], low[b + 3]
         for i in range(unit.shape[0]):
-            place[i] += np.int32(unit[i] >= edge)
+            x = unit[i]
+            place[i] += np.int32(x >= p) + np.int32(x >= q) + np.int32(x >= r) + np.int32(x >= s)
+        b += 4
+    while b < n_bins:
+        p = low[b]
+        for i in range(unit.shape[0]):
+            place[i] += np.int32(unit[i] >= p)
+        b += 1
 
 
 @bridge.exact
-def adaptive_bins(unit, weight, bins, low, high, place, mass, fresh):
+def adaptive_bins(unit, weight, bins, low, high, place, mass, share, fresh):
     """`kmeans1d._adaptive_bins` into `low`; the others are scratch."""
     n = bins // _REFINEMENTS
     for b in range(n):
@@ -29,22 +37,24 @@ def adaptive_bins(unit, weight, bins, low, high, place, mass, fresh):
     for level in range(1, _REFINEMENTS):
         size = bins * (level + 1) // _REFINEMENTS
         place_in(unit, low, n, place)
-        mass[:n] = 0
+        fill(mass[:n], 0)
         for i in range(unit.shape[0]):
             mass[place[i]] += weight[i]
         total, filled = _F(0), 0
         for b in range(n):
+            share[b] = 0
             if mass[b] > 0:
                 filled += 1
                 width = high[b] - low[b]
-                total += _F(np.cbrt(mass[b] * width * width))
+                share[b] = np.cbrt(mass[b] * width * width)
+                total += share[b]
         spare = _F(size - filled)
         running, before, used = _F(0), _F(0), 0
         for b in range(n):
             if not mass[b] > 0:
                 continue
             width = high[b] - low[b]
-            running += _F(np.cbrt(mass[b] * width * width))
+            running += share[b]
             # A thousandth more, so that rounding in the last place does not decide on a bin.
             reach = np.floor(running / max(total, _TINY) * spare + _F(1e-3))
             parts = 1 + int(reach - before)
@@ -68,9 +78,8 @@ def interval_costs(mass, mean, cost, across, run):
     total, centre, error = run[0], run[1], run[2]
     for b in range(n + 1):
         total[b], centre[b], error[b] = 0, 0, 0
-        for e in range(n + 1):
-            cost[b, e] = np.inf
-            across[b, e] = np.inf
+        fill(cost[b], np.inf)
+        fill(across[b], np.inf)
     cost[0, 0], across[0, 0] = 0, 0
     for j in range(n):
         w, m = mass[j], mean[j]
@@ -87,20 +96,22 @@ def interval_costs(mass, mean, cost, across, run):
 
 
 @bridge.loop
+def lower(best, before, cost):
+    for e in range(best.shape[0]):
+        found, old = before + cost[e], best[e]
+        best[e] = found if found < old else old
+
+
+@bridge.loop
 def programme(across, best):
     """Least costs of the first bins, for one cluster more in every row of `best`."""
     n = across.shape[0]
-    for e in range(n):
-        best[0, e] = np.inf
+    fill(best[0], np.inf)
     best[0, 0] = 0
     for k in range(1, best.shape[0]):
-        for e in range(n):
-            best[k, e] = np.inf
+        fill(best[k], np.inf)
         for b in range(n):
-            before = best[k - 1, b]
-            for e in range(b, n):
-                found = before + across[b, e]
-                best[k, e] = found if found < best[k, e] else best[k, e]
+            lower(best[k, b:], best[k - 1, b], across[b, b:])
 
 
 @bridge.exact
@@ -126,17 +137,18 @@ def table(values, mask, weight, error, best, cost, mass, mean, scratch, place):
             high = values[i] if values[i] > high else high
     low, high = (low, high) if some else (_F(0), _F(0))
     scale = high - low if high > low else _F(1)
-    at = 4 * (bins + 1)
-    edges = scratch[:at].reshape(4, bins + 1)
+    at = 5 * (bins + 1)
+    edges = scratch[:at].reshape(5, bins + 1)
     across = scratch[at : at + (bins + 1) ** 2].reshape(bins + 1, bins + 1)
     at += (bins + 1) ** 2
     run = scratch[at : at + 3 * (bins + 1)].reshape(3, bins + 1)
     unit = scratch[at + 3 * (bins + 1) : at + 3 * (bins + 1) + n]
     for i in range(n):
         unit[i] = (values[i] - low) / scale if mask[i] else _F(0)
-    adaptive_bins(unit, weight, bins, edges[0], edges[1], place, mass, edges[2:])
+    adaptive_bins(unit, weight, bins, edges[0], edges[1], place, mass, edges[2], edges[3:])
     place_in(unit, edges[0], bins, place)
-    mass[:], mean[:] = 0, 0
+    fill(mass, 0)
+    fill(mean, 0)
     for i in range(n):
         mass[place[i]] += weight[i]
         mean[place[i]] += weight[i] * unit[i]
@@ -158,7 +170,7 @@ def table(values, mask, weight, error, best, cost, mass, mean, scratch, place):
 
 def table_scratch(n, bins):
     """Numbers that `table` needs room for."""
-    return (bins + 1) ** 2 + 7 * (bins + 1) + n
+    return (bins + 1) ** 2 + 8 * (bins + 1) + n
 
 
 @bridge.loop
@@ -168,11 +180,12 @@ def nearest(values, level, k, label, least):
         label[i] = 0
         least[i] = abs(values[i] - level[0])
     for c in range(1, k):
+        at = level[c]
         for i in range(values.shape[0]):
-            gap = abs(values[i] - level[c])
-            nearer = gap < least[i]
-            label[i] = np.int32(c) if nearer else label[i]
-            least[i] = gap if nearer else least[i]
+            # All is read before it is chosen from: what may not be read is no vector.
+            gap, before, old = abs(values[i] - at), least[i], label[i]
+            label[i] = np.int32(c) if gap < before else old
+            least[i] = gap if gap < before else before
 
 
 @bridge.exact
@@ -206,7 +219,8 @@ def levels(values, mask, weight, best, cost, mass, mean, k, polish, level, label
     least, sums = scratch[:n], scratch[n:].reshape(2, n_clusters)
     for _ in range(polish):
         nearest(values, level, k, label, least)
-        sums[:] = 0
+        fill(sums[0], 0)
+        fill(sums[1], 0)
         for i in range(n):
             sums[0, label[i]] += weight[i]
             # From the level: sums of values far from zero would lose its digits.

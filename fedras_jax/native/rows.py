@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedras_jax.native import bridge
+from fedras_jax.native import bridge, vectors
 
 _F = np.float32
 
@@ -64,13 +64,10 @@ def apart(row, other):
 @bridge.loop
 def coordinates(row, basis, length, out):
     """out[i, r] = row[i] . basis[r] / length[r]"""
-    n, dim = row.shape
-    for i in range(n):
+    vectors.coordinates(row, basis, 0, row.shape[0], out)
+    for i in range(row.shape[0]):
         for r in range(basis.shape[0]):
-            a = _F(0)
-            for d in range(dim):
-                a += row[i, d] * basis[r, d]
-            out[i, r] = a / length[r]
+            out[i, r] /= length[r]
 
 
 @bridge.exact

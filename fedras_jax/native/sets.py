@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedras_jax.native import bridge
+from fedras_jax.native.vectors import fill
 
 _DIGIT = 11  # bits of a pass of the sort
 
@@ -22,7 +23,7 @@ def ascending(item, mask, universe, order, other, count):
         order[i] = universe
     shift = 0
     while n > 1 and (universe - 1) >> shift > 0:
-        count[:] = 0
+        fill(count, 0)
         for i in range(n):
             count[(order[i] >> shift) & (2**_DIGIT - 1)] += np.uint32(1)
         before = np.uint32(0)

@@ -3,87 +3,120 @@
 import numpy as np
 
 from fedras_jax.native import bridge, maths
-from fedras_jax.native.vectors import combine, dot, products
+from fedras_jax.native.vectors import BLOCK, add_up, dot, fill, products, summed
 
 _F = np.float32
 
 
 def scratch_size(n_slots, dim, epochs, size):
-    """Numbers that `train` needs room for: what allocating it a client costs is no less."""
-    size = min(size, n_slots)
-    return epochs * (n_slots + -(-n_slots // size) * dim) + 2 * size + dim + epochs + 1
+    """Numbers that `train` needs room for."""
+    n_batches = -(-n_slots // min(size, n_slots))
+    return (epochs + 1) * n_slots + epochs * n_batches * dim + BLOCK + dim + 2 * epochs + 1
+
+
+@bridge.loop
+def gaps(score, label, live, gap):
+    """gap = sigmoid(score) - label, and 0 where it is not live."""
+    for i in range(label.shape[0]):
+        gap[i] = (maths.sigmoid(score[i]) - label[i]) * live[i]
+
+
+@bridge.loop
+def losses(score, label, live):
+    """Sum of logistic losses."""
+    total = _F(0)
+    for i in range(label.shape[0]):
+        total += (maths.softplus(score[i]) - label[i] * score[i]) * live[i]
+    return total
+
+
+@bridge.loop
+def add(out, a, v):
+    for i in range(v.shape[0]):
+        out[i] += a * v[i]
+
+
+@bridge.loop
+def move(delta, kept, rows, own, one, other, first, last):
+    """delta = kept delta + own rows + c gap v of one and of another epoch, row by row."""
+    (c, gap, v), (d, further, w) = one, other
+    for i in range(first, last):
+        x, y = c * gap[i], d * further[i]
+        if kept == 0:
+            for j in range(v.shape[0]):
+                delta[i, j] = own * rows[i, j] + x * v[j] + y * w[j]
+        else:
+            for j in range(v.shape[0]):
+                delta[i, j] += x * v[j] + y * w[j]
 
 
 @bridge.loop
 def train(private, rows, label, mask, lr, decay, epochs, size, stepped, delta, loss, scratch):
     n_slots, dim = rows.shape
+    size = min(size, n_slots)
     end = n_slots
     while end > 0 and not mask[end - 1]:
         end -= 1
-    delta[end:] = 0
-    stepped[:] = private
-    keep = _F(1) - lr * decay
-    size = min(size, n_slots)
     n_batches = (end + size - 1) // size
     at = epochs * n_slots
-    coef = scratch[:at].reshape(epochs, n_slots)
-    to = at + (n_slots + size - 1) // size * epochs * dim
+    gap = scratch[:at].reshape(epochs, n_slots)  # what moves a row along its minibatch's vector
+    to = at + epochs * dim * ((n_slots + size - 1) // size)
     vector = scratch[at:to].reshape(-1, epochs, dim)
-    score, gap = scratch[to : to + size], scratch[to + size : to + 2 * size]
-    to += 2 * size
-    grad, power = scratch[to : to + dim], scratch[to + dim : to + dim + epochs + 1]
-    power[0] = 1
-    for f in range(epochs):
-        power[f + 1] = power[f] * keep
-    total, n_all = _F(0), 0
+    score, grad = scratch[to : to + BLOCK], scratch[to + BLOCK : to + BLOCK + dim]
+    to += BLOCK + dim
+    along, power = scratch[to : to + epochs], scratch[to + epochs : to + 2 * epochs + 1]
+    live = scratch[to + 2 * epochs + 1 : to + 2 * epochs + 1 + end]
+    for i in range(end):
+        live[i] = mask[i]
+    power[0] = 1  # of what an epoch's weight decay leaves of a row
     for e in range(epochs):
-        total, n_all = _F(0), 0
+        power[e + 1] = power[e] * (_F(1) - lr * decay)
+    stepped[:] = private
+    total = _F(0)
+    for e in range(epochs):
         for b in range(n_batches):
             first, last = b * size, min((b + 1) * size, end)
-            products(rows, stepped, first, last, score)
-            for i in range(last - first):
-                score[i] *= power[e]
             for f in range(e):
-                along = power[e - 1 - f] * dot(vector[b, f], stepped)
-                for i in range(last - first):
-                    score[i] += along * coef[f, first + i]
-            n = 0
-            for i in range(last - first):
-                live = _F(mask[first + i])
-                gap[i] = (maths.sigmoid(score[i]) - label[first + i]) * live
-                n += mask[first + i]
-            if e == epochs - 1:
-                for i in range(last - first):
-                    one = maths.softplus(score[i]) - label[first + i] * score[i]
-                    total += one * _F(mask[first + i])
-            n_all += n
-            combine(rows, gap, first, last, grad)
+                along[f] = -lr * power[e - 1 - f] * dot(vector[b, f], stepped)
+            fill(grad, 0)
+            for at in range(first, last, BLOCK):
+                to = min(at + BLOCK, last)
+                products(rows, stepped, at, to, score)
+                for i in range(to - at):
+                    score[i] *= power[e]
+                for f in range(e):
+                    add(score, along[f], gap[f, at:to])
+                gaps(score, label[at:to], live[at:to], gap[e, at:to])
+                add_up(rows, gap[e, at:to], at, to, grad)
+                if e == epochs - 1:
+                    total += losses(score, label[at:to], live[at:to])
             for j in range(dim):
                 grad[j] *= power[e]
             for f in range(e):
-                along = power[e - 1 - f] * dot(coef[f, first:last], gap[: last - first])
-                for j in range(dim):
-                    grad[j] += along * vector[b, f, j]
-            for i in range(last - first):
-                coef[e, first + i] = -lr * gap[i]
+                back = -lr * power[e - 1 - f] * dot(gap[f, first:last], gap[e, first:last])
+                add(grad, back, vector[b, f])
             vector[b, e] = stepped
+            n = summed(live[first:last])
             if n > 0:
-                share = lr / _F(n)
+                share = lr / n
                 for j in range(dim):
                     stepped[j] -= share * grad[j] + lr * decay * stepped[j]
-    loss[0] = total / _F(max(n_all, 1))
+    loss[0] = total / max(summed(live[:end]), _F(1))
     lost = power[epochs] - _F(1)
-    for i in range(end):
-        if mask[i]:
-            for j in range(dim):
-                delta[i, j] = lost * rows[i, j]
-            for f in range(epochs):
-                b, c = i // size, power[epochs - 1 - f] * coef[f, i]
-                for j in range(dim):
-                    delta[i, j] += c * vector[b, f, j]
-        else:
-            for j in range(dim):
-                delta[i, j] = 0
+    for b in range(n_batches):
+        first, last = b * size, min((b + 1) * size, end)
+        for f in range(0, epochs, 2):
+            # Two epochs at a time; of an odd number the last one again, without weight.
+            g = min(f + 1, epochs - 1)
+            c, d = -lr * power[epochs - 1 - f], -lr * power[epochs - 1 - g] * _F(g > f)
+            kept, own = (_F(0), lost) if f == 0 else (_F(1), _F(0))
+            of, to = (c, gap[f], vector[b, f]), (d, gap[g], vector[b, g])
+            move(delta, kept, rows, own, of, to, first, last)
+        for i in range(first, last):
+            if not mask[i]:
+                fill(delta[i], 0)
+    for i in range(end, n_slots):
+        fill(delta[i], 0)
 
 
 @bridge.target("train")
