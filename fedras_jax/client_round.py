@@ -252,10 +252,10 @@ def _distortion(delta, decoded, *, aligned: bool) -> Array:
       delta, decoded: what was encoded, and what the server reads.
       aligned: the decoded rows lie in the delta's slots; otherwise they are found by item.
     """
-    total = reductions.squares(delta.row)
     if aligned:
-        error = reductions.apart(delta.row, decoded.row)
+        error, total = reductions.apart(delta.row, decoded.row)
     else:
+        total = reductions.squares(delta.row)
         found, slot = sets.find(delta.item, decoded.item, decoded.mask)
         sent = jnp.where(found[:, None], delta.row[slot], 0)
         error = total + reductions.squares(decoded.row - sent) - reductions.squares(sent)

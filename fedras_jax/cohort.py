@@ -18,13 +18,16 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, UInt32
 
+from fedras_jax import native
 from fedras_jax.types import PyTree
 
 AXIS = "clients"
 
-# Clients per chunk at the narrowest width. On CPU a chunk's rows should stay in cache;
-# accelerators want many. `benchmarks/round.py --chunk` measures it.
+# Clients per chunk at the narrowest width. On CPU a chunk's rows should stay in cache, the more so
+# where loops go through them client by client; accelerators want many. `benchmarks/round.py
+# --chunk` measures it.
 CHUNK = {"cpu": 8, "gpu": 512, "tpu": 512}
+NATIVE_CHUNK = 2
 
 # Examples of all clients together from which on more widths are worth their compilation.
 MANY_EXAMPLES = 1_000_000
@@ -51,6 +54,11 @@ class Layout(NamedTuple):
 def default_chunk() -> int:
     """Clients per chunk on this platform."""
     return CHUNK.get(jax.default_backend(), 256)
+
+
+def round_chunk() -> int:
+    """Clients per chunk of a round on this platform, at the narrowest width."""
+    return NATIVE_CHUNK if native.on() else default_chunk()
 
 
 def client_mesh(n_devices: int | None = None) -> Mesh:
@@ -212,6 +220,7 @@ def _gather(kept: PyTree) -> PyTree:
 
     All leaves as words of one array: devices wait for each other once, not at every leaf.
     """
+    leaves: list[Array]
     leaves, tree = jax.tree.flatten(kept)
     if not leaves:
         return kept
@@ -219,7 +228,7 @@ def _gather(kept: PyTree) -> PyTree:
     ends = np.cumsum([0, *(w.shape[1] for w in words)])
     gathered = jax.lax.all_gather(jnp.concatenate(words, axis=1), AXIS)
     parts = [gathered[..., a:b] for a, b in itertools.pairwise(ends)]
-    return tree.unflatten([_from_words(p, x) for p, x in zip(parts, leaves, strict=True)])
+    return jax.tree.unflatten(tree, [_from_words(p, x) for p, x in zip(parts, leaves, strict=True)])
 
 
 def _to_words(x: Array) -> UInt32[Array, "s w"]:

@@ -22,9 +22,14 @@ def squares(x: Float[Array, "n d"]) -> Float[Array, ""]:
     return jax.lax.optimization_barrier(jnp.sum(x * x, axis=0)).sum()
 
 
-def apart(x: Float[Array, "n d"], y: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Sum of all squared differences, f32[]."""
-    return forms.apart(x, y) if native.on() else squares(x - y)
+def apart(
+    x: Float[Array, "n d"], y: Float[Array, "n d"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Sums of all squared differences, and of all squared entries of x: f32[] each."""
+    if native.on():
+        error, total = forms.apart(x, y)
+        return error, total
+    return squares(x - y), squares(x)
 
 
 def highest(score: Float[Array, "k n"]) -> Int[Array, " n"]:

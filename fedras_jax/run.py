@@ -28,6 +28,7 @@ from fedras_jax import (
     evaluate,
     examples,
     hosts,
+    native,
     record,
     results,
     shards,
@@ -250,6 +251,7 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
             **more,
             "fedras_jax's version": metadata.version("fedras_jax"),
             "jax's version": jax.__version__,
+            "the compiler of loops": native.compiler(),
         }
     )
     if options.spread_items:
@@ -461,6 +463,7 @@ def environment(mesh: Mesh | None) -> dict[str, Any]:
         "flax": flax.__version__,
         "optax": optax.__version__,
         "numpy": np.__version__,
+        "loops": native.compiler(),
         "device": jax.devices()[0].device_kind,
         "devices": 1 if mesh is None else mesh.devices.size,
         "processes": hosts.count(),

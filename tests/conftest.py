@@ -33,7 +33,7 @@ if any(name.split(".")[0] == "fedras_jax" for name in sys.modules):
 _PACKAGE = Path(__file__).parents[1] / "fedras_jax"
 _CHECKED = [p.stem for p in _PACKAGE.glob("*.py") if p.stem not in ("__init__", "spec", "types")]
 install_import_hook(
-    [f"fedras_jax.{name}" for name in (*_CHECKED, "codecs", "models", "results")],
+    [f"fedras_jax.{name}" for name in (*_CHECKED, "codecs", "models", "native.forms", "results")],
     "typecheck.checked",
 )
 jax.config.update("jax_num_cpu_devices", 8)

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Iterator
+from importlib import metadata
 
 import jax
 
@@ -20,9 +21,21 @@ _wanted: list[bool] = []
 
 
 def on() -> bool:
-    """Whether functions that are traced now are to call their loops."""
-    wanted = _wanted[-1] if _wanted else os.environ.get(VARIABLE, "1") != "0"
+    """Whether functions that are traced now are to call their loops.
+
+    Raises:
+      ValueError: the variable says neither yes nor no.
+    """
+    text = os.environ.get(VARIABLE, "1")
+    if text not in ("0", "1"):
+        raise ValueError(f"{VARIABLE}={text}: expected 0 or 1")
+    wanted = _wanted[-1] if _wanted else text == "1"
     return wanted and installed() and jax.default_backend() == "cpu"
+
+
+def compiler() -> str:
+    """What makes the loops, "" where there are none: both forms agree to rounding alone."""
+    return f"numba {metadata.version('numba')}" if on() else ""
 
 
 @functools.cache

@@ -12,7 +12,11 @@ Source of the layout: `xla/ffi/api/c_api.h`, version 0.x, in the folder `jax.ffi
 """
 
 import ctypes
+import functools
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,23 +52,23 @@ def _pointer(typing, address):
     )
 
 
-@numba.njit(inline="always")
+@numba.njit
 def _word(address):
     return numba.carray(_pointer(address), (1,), np.int64)[0]
 
 
-@numba.njit(inline="always")
+@numba.njit
 def _half(address):
     return numba.carray(_pointer(address), (1,), np.int32)
 
 
-@numba.njit(inline="always")
+@numba.njit
 def operand(frame, i):
     """The address of the i-th operand's buffer."""
     return _word(_word(frame + _ARGS) + 8 * i)
 
 
-@numba.njit(inline="always")
+@numba.njit
 def result(frame, i):
     """The address of the i-th result's buffer."""
     return _word(_word(frame + _RETS) + 8 * i)
@@ -157,16 +161,44 @@ def asked(frame):
     return _half(frame + _STAGE)[0] == _EXECUTE
 
 
+@functools.cache
+def _folder() -> Path | None:
+    """Where compiled loops are kept; None where it can't be written to, and nothing is kept.
+
+    In `NUMBA_CACHE_DIR` if that is set, else in `~/.cache/fedras_jax` (under `XDG_CACHE_HOME`
+    where that is set). By all the sources: numba alone would look at a loop's own file, and not at
+    those of what it calls.
+    """
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    base = numba.config.CACHE_DIR
+    if not base:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedras_jax"
+    folder = Path(base) / f"loops-{digest.hexdigest()[:12]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def target(name: str) -> Callable[[Callable], Any]:
     """Decorator: make `run(frame)` known to XLA by a name.
 
-    A target returns 0, and only acts on what is `asked`. It is compiled for good, and read from
-    numba's cache by later processes: it must be a module's function and close over nothing.
+    A target returns 0, and only acts on what is `asked`. It is compiled for good, and later
+    processes read it from a folder (`_folder`): it must be a module's function and close over
+    nothing.
     """
 
     def register(run):
-        compiled = numba.cfunc(types.int64(types.int64), cache=True)(run)
-        function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(compiled.address)
+        folder, usual = _folder(), numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder or "")
+        try:
+            compiled = numba.cfunc(types.int64(types.int64), cache=folder is not None)(run)
+        finally:
+            numba.config.CACHE_DIR = usual
+        function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(int(compiled.address or 0))
         jax.ffi.register_ffi_target(PREFIX + name, jax.ffi.pycapsule(function), platform="cpu")
         return compiled
 

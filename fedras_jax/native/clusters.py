@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedras_jax.native import bridge
-from fedras_jax.native.vectors import BLOCK, add_up, coordinates, dot, fill
+from fedras_jax.native.vectors import BLOCK, add_up, coordinates, copy, dot, fill
 
 _F = np.float32
 _CLOSE = 4096  # coordinates of points that are compared with all centroids before the next ones
@@ -64,7 +64,8 @@ def lloyd(points, mask, weight, k, iterations, centroid, label, inertia, scratch
     total = scratch[at + n_clusters * dim :]
     for d in range(dim, wide):
         fill(across[d], 0)
-    fill(mean.reshape(mean.size), 0)
+    for c in range(n_clusters):
+        fill(mean[c], 0)
     for i in range(n):
         for d in range(dim):
             across[d, i] = points[i, d]
@@ -137,7 +138,7 @@ def unit(v):
     for d in range(v.shape[0]):
         top = abs(v[d]) if not abs(v[d]) <= top else top
     if top == 0:
-        v[:] = 0
+        fill(v, 0)
         return
     for d in range(v.shape[0]):
         v[d] /= top
@@ -163,7 +164,7 @@ def orthonormal(basis):
                     v[d] -= along[q] * basis[q, d]
             # Of a unit vector, less than this is rounding and no direction.
             if dot(v, v) <= _F(1e-13):
-                v[:] = 0
+                fill(v, 0)
             unit(v)
 
 
@@ -234,7 +235,8 @@ def main_directions(points, mask, iterations, largest, basis, scratch):
     rank = basis.shape[0]
     big = starts(points, mask, largest, basis, scratch)
     if np.isnan(big):
-        basis[:] = np.nan
+        for r in range(rank):
+            fill(basis[r], np.nan)
         return
     end = n
     while end > 0 and not mask[end - 1]:
@@ -243,7 +245,8 @@ def main_directions(points, mask, iterations, largest, basis, scratch):
     column = np.empty(BLOCK, np.float32)
     for _ in range(iterations):
         orthonormal(basis)
-        fill(new.reshape(new.size), 0)
+        for r in range(rank):
+            fill(new[r], 0)
         for first in range(0, end if big > 0 else 0, BLOCK):
             last = min(first + BLOCK, end)
             coordinates(points, basis, first, last, weight)
@@ -252,7 +255,8 @@ def main_directions(points, mask, iterations, largest, basis, scratch):
                     # Scaled: products of tiny entries would underflow.
                     column[i] = weight[i, r] / big if mask[first + i] else _F(0)
                 add_up(points, column, first, last, new[r])
-        basis[:] = new
+        for r in range(rank):
+            copy(basis[r], new[r])
     orthonormal(basis)
 
 
@@ -262,7 +266,9 @@ def run_lloyd(frame):
         like = bridge.result(frame, 0)
         for at in range(bridge.entries(like, 2)):
             centroid = bridge.f32_2(like, like, at)
-            centroid[:] = bridge.f32_2(bridge.operand(frame, 3), like, at)
+            start = bridge.f32_2(bridge.operand(frame, 3), like, at)
+            for c in range(centroid.shape[0]):
+                copy(centroid[c], start[c])
             lloyd(
                 bridge.f32_2(bridge.operand(frame, 0), like, at),
                 bridge.bool_1(bridge.operand(frame, 1), like, at),

@@ -50,6 +50,8 @@ def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scrat
     n_negatives = min(n_seen * negatives, unseen)
     short[0] = n_seen * negatives - n_negatives if live else 0
     n = n_seen + n_negatives if live else 0
+    if n > item.shape[0]:  # against the contract, and there is no room
+        n, n_negatives = 0, 0
     fill(item[n:], n_items)
     fill(label[n:], 0)
     fill(mask[:n], True)

@@ -121,9 +121,9 @@ def squares(row: Float[Array, "n d"]) -> Float[Array, ""]:
     return _call("squares", _shape(_F32), row)
 
 
-def apart(row: Float[Array, "n d"], other: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Sum of all squared differences."""
-    return _call("apart", _shape(_F32), row, other)
+def apart(row: Float[Array, "n d"], other: Float[Array, "n d"]) -> Float[Array, " 2"]:
+    """Sums of all squared differences, and of all squared entries of the first."""
+    return _call("apart", _shape(_F32, 2), row, other)
 
 
 def coordinates(

@@ -126,7 +126,13 @@ def finite(values, mask):
 @bridge.loop
 def table(values, mask, weight, error, best, cost, mass, mean, scratch, place):
     if not finite(values, mask):
-        error[:], best[:], cost[:], mass[:], mean[:] = np.nan, np.nan, np.nan, np.nan, np.nan
+        fill(error, np.nan)
+        fill(mass, np.nan)
+        fill(mean, np.nan)
+        for k in range(best.shape[0]):
+            fill(best[k], np.nan)
+        for b in range(cost.shape[0]):
+            fill(cost[b], np.nan)
         return
     n, bins = values.shape[0], mass.shape[0]
     low, high, some = _F(np.inf), _F(-np.inf), False
@@ -211,22 +217,24 @@ def read(best, cost, mass, mean, k, level):
 def levels(values, mask, weight, best, cost, mass, mean, k, polish, level, label, scratch):
     n, n_clusters = values.shape[0], level.shape[0]
     if np.isnan(mean[0]) or not finite(values, mask):
-        level[:], label[:] = np.nan, 0
+        fill(level, np.nan)
+        fill(label, 0)
         return
     k = min(max(k, 0), n_clusters)
-    level[:] = 0
+    fill(level, 0)
     read(best, cost, mass, mean, k, level)
-    least, sums = scratch[:n], scratch[n:].reshape(2, n_clusters)
+    least, mass_of = scratch[:n], scratch[n : n + n_clusters]
+    sum_of = scratch[n + n_clusters : n + 2 * n_clusters]
     for _ in range(polish):
         nearest(values, level, k, label, least)
-        fill(sums[0], 0)
-        fill(sums[1], 0)
+        fill(mass_of, 0)
+        fill(sum_of, 0)
         for i in range(n):
-            sums[0, label[i]] += weight[i]
+            mass_of[label[i]] += weight[i]
             # From the level: sums of values far from zero would lose its digits.
-            sums[1, label[i]] += weight[i] * (values[i] - level[label[i]])
+            sum_of[label[i]] += weight[i] * (values[i] - level[label[i]])
         for c in range(k):
-            level[c] += sums[1, c] / sums[0, c] if sums[0, c] > 0 else _F(0)
+            level[c] += sum_of[c] / mass_of[c] if mass_of[c] > 0 else _F(0)
     nearest(values, level, k, label, least)
     for i in range(n):
         label[i] = label[i] if mask[i] else 0

@@ -65,7 +65,7 @@ def sigmoid(x):
 @bridge.exact
 def softplus(x):
     """log(1 + e^x)."""
-    # Beyond, squares of what is left would be subnormal numbers, which take a hundred times as long.
+    # Beyond, squares of what is left would be subnormal numbers, which are slow.
     rest = -abs(x)
     rest = _F(-40) if rest < _F(-40) else rest
     return max(x, _F(0)) + log1p(exp(rest))

@@ -31,7 +31,11 @@ def add_rows(item, row, weight, total):
             continue
         for i in range(item.shape[1]):
             m = item[c, i]
-            if 0 <= m < total.shape[0]:
+            if not 0 <= m < total.shape[0]:
+                continue
+            if dim == 1:
+                total[m, 0] += w * row[c, i, 0]
+            else:
                 for d in range(dim):
                     total[m, d] += w * row[c, i, d]
 
@@ -49,16 +53,18 @@ def squares(row):
 
 
 @bridge.loop
-def apart(row, other):
-    """Sum of all squared differences."""
-    total = _F(0)
+def apart(row, other, found):
+    """Sums of all squared differences, and of all squared entries of the first."""
+    error, total = _F(0), _F(0)
     for i in range(row.shape[0]):
-        one = _F(0)
+        a, b = _F(0), _F(0)
         for d in range(row.shape[1]):
             gap = row[i, d] - other[i, d]
-            one += gap * gap
-        total += one
-    return total
+            a += gap * gap
+            b += row[i, d] * row[i, d]
+        error += a
+        total += b
+    found[0], found[1] = error, total
 
 
 @bridge.loop
@@ -107,10 +113,10 @@ def run_squares(frame):
 def run_apart(frame):
     if bridge.asked(frame):
         like = bridge.result(frame, 0)
-        for at in range(bridge.entries(like, 0)):
+        for at in range(bridge.entries(like, 1)):
             row = bridge.f32_2(bridge.operand(frame, 0), like, at)
             other = bridge.f32_2(bridge.operand(frame, 1), like, at)
-            bridge.f32_0(like, like, at)[0] = apart(row, other)
+            apart(row, other, bridge.f32_1(like, like, at))
     return 0
 
 
@@ -149,7 +155,8 @@ def run_add_rows(frame):
             total = bridge.f32_2(like, like, at)
             before = bridge.f32_2(bridge.operand(frame, 0), like, at)
             if total.ctypes.data != before.ctypes.data:
-                total[:] = before
+                for m in range(total.shape[0]):
+                    vectors.copy(total[m], before[m])
             add_rows(
                 bridge.i32_2(bridge.operand(frame, 1), like, at),
                 bridge.f32_3(bridge.operand(frame, 2), like, at),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedras_jax.native import bridge, maths
-from fedras_jax.native.vectors import BLOCK, add_up, dot, fill, products, summed
+from fedras_jax.native.vectors import BLOCK, add_up, copy, dot, fill, products, summed
 
 _F = np.float32
 
@@ -71,7 +71,7 @@ def train(private, rows, label, mask, lr, decay, epochs, size, stepped, delta, l
     power[0] = 1  # of what an epoch's weight decay leaves of a row
     for e in range(epochs):
         power[e + 1] = power[e] * (_F(1) - lr * decay)
-    stepped[:] = private
+    copy(stepped, private)
     total = _F(0)
     for e in range(epochs):
         for b in range(n_batches):
@@ -95,7 +95,7 @@ def train(private, rows, label, mask, lr, decay, epochs, size, stepped, delta, l
             for f in range(e):
                 back = -lr * power[e - 1 - f] * dot(gap[f, first:last], gap[e, first:last])
                 add(grad, back, vector[b, f])
-            vector[b, e] = stepped
+            copy(vector[b, e], stepped)
             n = summed(live[first:last])
             if n > 0:
                 share = lr / n

@@ -98,6 +98,12 @@ def fill(out, x):
 
 
 @bridge.loop
+def copy(out, of):
+    for j in range(out.shape[0]):
+        out[j] = of[j]
+
+
+@bridge.loop
 def summed(a):
     total = _F(0)
     for j in range(a.shape[0]):

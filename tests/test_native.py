@@ -1,0 +1,325 @@
+"""Loops that numba compiles against the JAX form beside each call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import make_histories
+
+from fedras_jax import (
+    bits,
+    directions,
+    examples,
+    kmeans,
+    kmeans1d,
+    native,
+    reductions,
+    rng,
+    samplers,
+    tables,
+)
+from fedras_jax.codecs.actions import actions
+from fedras_jax.codecs.dense import dense
+from fedras_jax.codecs.directional import directional
+from fedras_jax.factored import factored
+from fedras_jax.models.mf import mf
+from fedras_jax.rounds import federated
+from fedras_jax.simulate import simulate
+from fedras_jax.types import Histories
+
+pytestmark = pytest.mark.skipif(not native.on(), reason="the loops are for CPU, and need numba")
+
+# Both forms add up the same float32 numbers in other orders: sums of n terms differ by some
+# roundings, sqrt(n) 6e-8 of their size, here of at most 320 terms.
+RTOL, ATOL = 2e-5, 2e-6
+N, D, K, M = 80, 12, 8, 60
+
+
+def both(function, *inputs):
+    """What the loops give for every entry of the leading axis, and what the JAX form does."""
+    found = []
+    for wanted in (True, False):
+        with native.use(wanted):
+            # A function of its own, as `jit` would not trace the same one again.
+            mapped = jax.jit(jax.vmap(lambda *x: function(*x)))
+            assert ("ffi_call" in str(jax.make_jaxpr(mapped)(*inputs))) == wanted
+            found.append(jax.tree.map(np.asarray, mapped(*inputs)))
+    return found
+
+
+def agree(function, *inputs, rtol=RTOL, atol=ATOL):
+    """Both forms give the same, integers exactly and floats to rounding."""
+    loops, plain = both(function, *inputs)
+    for a, b in zip(jax.tree.leaves(loops), jax.tree.leaves(plain), strict=True):
+        assert a.dtype == b.dtype
+        if np.issubdtype(a.dtype, np.floating):
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+        else:
+            np.testing.assert_array_equal(a, b)
+
+
+def clients(seed=0, n=N, dim=D, rank=3):
+    """Rows near the span of a few vectors, and masks: none, one, some, scattered, all."""
+    r = np.random.default_rng(seed)
+    vectors = r.normal(size=(5, rank, dim)) * 0.3 ** np.arange(rank)[:, None]
+    row = r.normal(size=(5, n, rank)) @ vectors
+    row += 1e-3 * r.normal(size=row.shape)
+    mask = np.arange(n) < np.array([0, 1, n // 2, n, n])[:, None]
+    mask[3] &= r.random(n) < 0.7
+    row = np.where(mask[..., None], row, 0).astype(np.float32)
+    return jnp.asarray(row), jnp.asarray(mask)
+
+
+@pytest.mark.parametrize("n_items", [40, 97, 5000])
+@pytest.mark.parametrize("negatives", [0, 1, 4])
+def test_examples(n_items, negatives):
+    r = np.random.default_rng(n_items + negatives)
+    sizes = [0, 1, 7, 30, 39]
+    seen = [np.sort(r.choice(n_items, s, replace=False)) for s in sizes]
+    data = Histories(
+        jnp.asarray(np.concatenate([[0], np.cumsum(sizes)]), jnp.int32),
+        jnp.asarray(np.concatenate(seen), jnp.int32),
+    )
+
+    def draw(who, live):
+        keys = [rng.address(3, s, 0, who) for s in (rng.Stream.NEGATIVES, rng.Stream.SHUFFLE)]
+        drawn = examples.orders(*keys)
+        return examples.draw(
+            drawn, data, who, live, n_items=n_items, negatives=negatives, width=256
+        )
+
+    agree(draw, jnp.arange(5), jnp.ones(5, bool))
+    agree(draw, jnp.arange(5), jnp.zeros(5, bool))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [16, 50, 1000])
+def test_training(epochs, batch_size):
+    rows, mask = clients()
+    r = np.random.default_rng(1)
+    label = jnp.asarray(r.random((5, N)) < 0.3, jnp.float32)
+    private = jnp.asarray(r.normal(size=(5, D)), jnp.float32)
+
+    def train(private, rows, label, mask, lr):
+        done = factored(lr, 0.01, epochs=epochs, batch_size=batch_size)(
+            private, (), rows, label, mask
+        )
+        return done.private, done.rows, done.loss
+
+    lr = jnp.array([0.5, 0.1, 0.5, 1.0, 0.0])
+    agree(train, private, rows, label, mask, lr)
+
+
+def test_training_far_from_zero():
+    # Scores of some hundred: exp and log1p at their ends, and no subnormal numbers on the way.
+    rows, mask = clients()
+    private = 100 * jnp.ones((5, D))
+    label = jnp.zeros((5, N))
+
+    def train(private, rows, label, mask):
+        done = factored(0.01, epochs=2)(private, (), rows, label, mask)
+        return done.private, done.rows, done.loss
+
+    agree(train, private, rows, label, mask)
+
+
+def test_training_on_what_is_not_finite_is_not_finite():
+    rows, mask = clients()
+    rows = rows.at[4, 3].set(jnp.nan)
+    train = factored(0.1)
+    label = jnp.zeros((5, N))
+    loops, plain = both(
+        lambda p, r, y, m: train(p, (), r, y, m).private, jnp.ones((5, D)), rows, label, mask
+    )
+    assert np.isnan(loops[4]).all()
+    assert np.isnan(plain[4]).all()
+    np.testing.assert_allclose(loops[:4], plain[:4], rtol=RTOL, atol=ATOL)
+
+
+def test_rows_of_tables():
+    r = np.random.default_rng(0)
+    table = jnp.asarray(r.normal(size=(5, 30, D)), jnp.float32)
+    index = jnp.asarray(r.integers(-3, 35, size=(5, N)), jnp.int32)
+    agree(tables.look_up, table, index)
+
+    rows = jnp.asarray(r.normal(size=(5, 4, N, D)), jnp.float32).at[:, 2].set(jnp.inf)
+    index = jnp.asarray(r.integers(0, 35, size=(5, 4, N)), jnp.int32)
+    weight = jnp.asarray([1, 0.5, 0, 2], jnp.float32)
+    agree(lambda t, i, x: tables.add_rows(t, i, x, weight), table, index, rows)
+    # The operand may be needed afterwards.
+    agree(lambda t, i, x: (tables.add_rows(t, i, x, weight), t + 1), table, index, rows)
+    agree(lambda t, i, x: tables.add_rows(t, i, x[..., :1], weight), table[..., :1], index, rows)
+
+
+def test_reductions():
+    rows, _ = clients()
+    agree(reductions.squares, rows)
+    agree(reductions.apart, rows, rows[::-1])
+    agree(reductions.some, rows.at[:, 5].set(0))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4, 5])
+def test_main_directions(rank):
+    rows, mask = clients(rank=6)
+    # What is left of a vector beside those before it may be a hundredth, with the others' rounding.
+    agree(lambda x, m: kmeans.main_directions(x, m, rank, 2), rows, mask, rtol=1e-3, atol=1e-4)
+    basis = jnp.asarray(np.random.default_rng(0).normal(size=(5, rank, D)), jnp.float32)
+    agree(directions.coordinates, rows, basis)
+
+
+def test_main_directions_of_what_is_too_large_are_nan():
+    rows, mask = clients()
+    rows = rows.at[4, 1, 1].set(1e20).at[3, 0, 0].set(jnp.nan)
+    mask = mask.at[3].set(True)
+    loops, plain = both(
+        lambda x, m: kmeans.main_directions(x, m, 1, largest=bits.LARGEST), rows, mask
+    )
+    for found in (loops, plain):
+        assert np.isnan(found[3:]).all()
+    np.testing.assert_allclose(loops[:3], plain[:3], rtol=RTOL, atol=1e-4)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 5])
+@pytest.mark.parametrize("dim", [1, 3, 4, D])
+def test_lloyd(iterations, dim):
+    rows, mask = clients(dim=dim)
+    start = rows[:, ::10]
+    r = np.random.default_rng(2)
+    weights = jnp.asarray(r.random((5, N)), jnp.float32)
+
+    def run(rows, mask, start, k, weights):
+        found = kmeans.lloyd(rows, mask, start, k=k, weights=weights, iterations=iterations)
+        return jnp.where(k > 0, found.inertia, 0), found.label
+
+    agree(run, rows, mask, start, jnp.array([0, 1, 4, 8, 3]), weights)
+
+
+def test_means():
+    rows, mask = clients()
+    label = jnp.asarray(np.random.default_rng(0).integers(0, K, (5, N)), jnp.int32)
+    agree(lambda x, m, y: kmeans.means(x, m, y, K), rows, mask, label)
+    rows = rows.at[4, 0, 0].set(2.0**51)
+    loops, plain = both(
+        lambda x, m, y: kmeans.means(x, m, y, K, largest=bits.LARGEST), rows, mask, label
+    )
+    # Of its cluster alone; the JAX form multiplies with zeros, and has no mean of that column.
+    assert np.argwhere(np.isnan(loops)).tolist() == [[4, int(label[4, 0]), 0]]
+    assert np.isnan(plain[4, :, 0]).all()
+    assert np.isnan(plain).sum() == K
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("spread", ["normal", "cauchy", "ties"])
+def test_table_and_levels(spread, weighted):
+    r = np.random.default_rng(5)
+    values = {
+        "normal": r.normal(size=(5, N)),
+        "cauchy": r.standard_cauchy((5, N)),
+        "ties": r.integers(5, size=(5, N)),
+    }[spread].astype(np.float32)
+    _, mask = clients()
+    weights = jnp.asarray(r.random((5, N)) if weighted else np.ones((5, N)), jnp.float32)
+    values = jnp.where(mask, values, 0)
+
+    def errors(values, mask, weights):
+        table = kmeans1d.table(values, mask, K, weights=weights)
+        told = [table.error]
+        for k in (1, 3, K):
+            found = kmeans1d.levels(table, values, mask, jnp.int32(k), weights=weights)
+            gap = values - found.level[found.label]
+            told.append(jnp.sum(weights * mask * gap * gap)[None])
+        return jnp.concatenate(told)
+
+    # Where two cuts are equally good, rounding decides which is found: errors say how good it is.
+    size = float(jnp.max(jnp.sum(values**2, axis=1)))
+    agree(errors, values, mask, weights, rtol=1e-3, atol=1e-6 * size)
+
+
+def test_levels_of_what_is_not_finite_are_nan():
+    values = jnp.ones((2, N)).at[0, 3].set(jnp.nan).at[1, 4].set(jnp.inf)
+
+    def run(values):
+        mask = jnp.ones(N, bool)
+        table = kmeans1d.table(values, mask, K)
+        return table.error[1:], kmeans1d.levels(table, values, mask, 4).level[:4]
+
+    for error, level in both(run, values):
+        assert np.isnan(error).all()
+        assert np.isnan(level).any(axis=1).all()
+
+
+@pytest.mark.parametrize("universe", [80, 100, 3000, 5_000_000])
+def test_sets(universe):
+    r = np.random.default_rng(universe)
+    item = jnp.asarray([r.choice(universe, N, replace=False) for _ in range(5)], jnp.int32)
+    _, mask = clients()
+    agree(lambda i, m: bits.set_bits(i, m, universe), item, mask)
+    label = jnp.asarray(r.integers(0, K, (5, N)), jnp.int32)
+    n = mask.sum(1)
+    for k in (jnp.minimum(n, K), n):
+        agree(lambda i, m, y, k: bits.own_actions(i, m, y, k, N, universe), item, mask, label, k)
+
+
+def test_nested_maps_share_what_is_the_same():
+    r = np.random.default_rng(0)
+    table = jnp.asarray(r.normal(size=(3, 20, D)), jnp.float32)
+    index = jnp.asarray(r.integers(0, 20, size=(2, N)), jnp.int32)
+
+    def of_all(index):
+        return jax.vmap(lambda t: tables.look_up(t, index))(table)
+
+    agree(of_all, index)
+    assert "f32[2,3,20" not in str(jax.make_jaxpr(jax.vmap(of_all))(index))
+
+
+@pytest.mark.parametrize("codec", [dense(), directional(4), actions(4)], ids=lambda c: c.name)
+def test_whole_rounds_agree(codec):
+    lengths = np.array([3, 8, 12, 0, 20, 25, 33, 1, 5, 18])
+    data = make_histories(lengths, M)
+
+    def rounds():
+        algorithm = federated(
+            model=mf(D),
+            n_clients=len(lengths),
+            n_items=M,
+            history_lengths=lengths,
+            training=factored(0.3, 0.01, batch_size=32),
+            codec=codec,
+            sampler=samplers.fixed_size(len(lengths), 6),
+            negatives=2,
+            chunk=2,
+        )
+        run = jax.jit(lambda data: simulate(algorithm, algorithm.init(), data, 3))
+        return jax.device_get(run(data))
+
+    (state, info), (plain_state, plain_info) = (_within(wanted, rounds) for wanted in (True, False))
+    np.testing.assert_array_equal(info.client, plain_info.client)
+    np.testing.assert_array_equal(info.counts_up, plain_info.counts_up)
+    np.testing.assert_array_equal(info.n_examples, plain_info.n_examples)
+    np.testing.assert_allclose(info.loss, plain_info.loss, rtol=1e-4)
+    # Clustering multiplies rounding: a row that lies between two actions may go to either.
+    atol = 1e-6 if codec.lossless else 2e-3
+    np.testing.assert_allclose(state.items, plain_state.items, atol=atol)
+    np.testing.assert_allclose(state.clients, plain_state.clients, atol=atol)
+
+
+def _within(wanted, function):
+    with native.use(wanted):
+        return function()
+
+
+def test_the_variable_turns_loops_off(monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, "0")
+    assert not native.on()
+    with native.use(True):
+        assert native.on()
+    monkeypatch.setenv(native.VARIABLE, "maybe")
+    with pytest.raises(ValueError, match="FEDRAS_JAX_NATIVE=maybe: expected 0 or 1"):
+        native.on()
+
+
+def test_without_a_compiler_the_jax_form_is_used(monkeypatch):
+    monkeypatch.setattr(native, "installed", lambda: False)
+    assert not native.on()
+    rows, _ = clients()
+    assert "ffi_call" not in str(jax.make_jaxpr(reductions.squares)(rows[0]))
