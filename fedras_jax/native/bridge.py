@@ -172,7 +172,8 @@ def _folder() -> Path | None:
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    base = numba.config.CACHE_DIR
+    settings: Any = numba.config
+    base = settings.CACHE_DIR
     if not base:
         base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedras_jax"
     folder = Path(base) / f"loops-{digest.hexdigest()[:12]}"
