@@ -135,7 +135,10 @@ def _deal(
     share = -(-n // n_devices)
     order = jnp.argsort(-length, stable=True)
     order = jnp.pad(order, (0, share * n_devices - n), constant_values=n)
-    return order.reshape(share, n_devices).T
+    order = order.reshape(share, n_devices)
+    # To and fro: always in the same order, the first device would have the longer one each time.
+    odd = jnp.arange(share)[:, None] % 2 == 1
+    return jnp.where(odd, order[:, ::-1], order).T
 
 
 def fold_clients(
@@ -195,12 +198,14 @@ def fold_clients(
             lambda x: x.at[own].get(mode="fill", fill_value=0), (inputs, length)
         )
         in_step = mesh is not None and layout.in_step
-        acc, kept = _fold_chunks(
+        acc, kept, shapes = _fold_chunks(
             client, add, load, zero, broadcast, inputs, length, widths, chunk, in_step
         )
         if mesh is None:
-            return acc, jax.tree.map(lambda x: x[None], kept)
-        return layout.merge(acc), _gather(kept)
+            return acc, _unpack(kept[None], shapes)
+        if kept.size:
+            kept = jax.lax.all_gather(kept, AXIS)
+        return layout.merge(acc), _unpack(kept, shapes)
 
     if mesh is not None:
         same = PartitionSpec()
@@ -215,19 +220,22 @@ def fold_clients(
     return acc, jax.tree.map(collect, kept)
 
 
-def _gather(kept: PyTree) -> PyTree:
-    """What all devices kept, [slots, ...] -> [devices, slots, ...].
+def _pack(tree: PyTree, slots: int) -> UInt32[Array, "s w"]:
+    """All leaves, [slots, ...], as words of one array.
 
-    All leaves as words of one array: devices wait for each other once, not at every leaf.
+    It is written once a chunk, and devices wait for each other once, not at every leaf.
     """
-    leaves: list[Array]
-    leaves, tree = jax.tree.flatten(kept)
-    if not leaves:
-        return kept
-    words = [_to_words(x) for x in leaves]
-    ends = np.cumsum([0, *(w.shape[1] for w in words)])
-    gathered = jax.lax.all_gather(jnp.concatenate(words, axis=1), AXIS)
-    parts = [gathered[..., a:b] for a, b in itertools.pairwise(ends)]
+    words = [_to_words(x) for x in jax.tree.leaves(tree)]
+    return jnp.concatenate([jnp.zeros((slots, 0), jnp.uint32), *words], axis=1)
+
+
+def _unpack(words: UInt32[Array, "*s w"], shapes: PyTree) -> PyTree:
+    """`_pack` undone: leaves [*s, ...], whose shapes are given with a leading axis of any size."""
+    leaves: list[jax.ShapeDtypeStruct]
+    leaves, tree = jax.tree.flatten(shapes)
+    widths = [jax.eval_shape(_to_words, x).shape[1] for x in leaves]
+    ends = np.cumsum([0, *widths])
+    parts = [words[..., a:b] for a, b in itertools.pairwise(ends)]
     return jax.tree.unflatten(tree, [_from_words(p, x) for p, x in zip(parts, leaves, strict=True)])
 
 
@@ -240,9 +248,9 @@ def _to_words(x: Array) -> UInt32[Array, "s w"]:
     return jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(x.shape[0], -1)
 
 
-def _from_words(words: UInt32[Array, "n s w"], like: Array) -> Array:
-    """`_to_words` undone, with a further leading axis."""
-    shape, dtype = (*words.shape[:2], *like.shape[1:]), like.dtype
+def _from_words(words: UInt32[Array, "*s w"], like: jax.ShapeDtypeStruct) -> Array:
+    """`_to_words` undone, for any leading axes."""
+    shape, dtype = (*words.shape[:-1], *like.shape[1:]), like.dtype
     if dtype == jnp.bool_:
         return words.reshape(shape) > 0
     if dtype.itemsize < 4:
@@ -256,6 +264,9 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
     """`fold_clients` on one device: leading axes are slots, longest first.
 
     In step, all devices run as many chunks of a width as the one that needs the most.
+
+    Returns:
+      The accumulator, what clients keep as words, and the shapes of that for a chunk.
     """
 
     def runner(width, size):
@@ -274,7 +285,8 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
     runs = [runner(width, size) for width, size in zip(widths, sizes, strict=True)]
     n_slots, begin = length.shape[0], jnp.int32(0)
     _, shapes = jax.eval_shape(runs[0], begin, inputs, broadcast)
-    kept = jax.tree.map(lambda s: jnp.zeros((n_slots, *s.shape[1:]), s.dtype), shapes)
+    n_words = jax.eval_shape(lambda x: _pack(x, sizes[0]), shapes).shape[1]
+    kept = jnp.zeros((n_slots, n_words), jnp.uint32)
     carry, done = (zero, kept), begin
     narrower = (0, *widths[:-1])
     for run, size, below in reversed(list(zip(runs, sizes, narrower, strict=True))):
@@ -283,8 +295,8 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
             acc, kept = carry
             start = first + i * size
             sent, new = run(start, inputs, broadcast)
-            write = jax.lax.dynamic_update_slice_in_dim
-            return add(acc, sent), jax.tree.map(lambda a, x: write(a, x, start, 0), kept, new)
+            words = _pack(new, size)
+            return add(acc, sent), jax.lax.dynamic_update_slice_in_dim(kept, words, start, 0)
 
         reach = jnp.sum(length > below, dtype=jnp.int32)
         if in_step:
@@ -292,7 +304,7 @@ def _fold_chunks(client, add, load, zero, broadcast, inputs, length, widths, chu
         trips = (jnp.maximum(reach - done, 0) + size - 1) // size
         carry = jax.lax.fori_loop(0, trips, body, carry)
         done = done + trips * size
-    return carry
+    return (*carry, shapes)
 
 
 def map_runs(

@@ -28,7 +28,15 @@ def add_rows(
       table: f32[M, D].
       index: i32[C, N], to which rows; those beyond M are dropped.
       rows: f32[C, N, D]. weight: f32[C], not negative.
+
+    Raises:
+      ValueError: shapes that do not fit together.
     """
+    if rows.shape != (*index.shape, table.shape[1]) or weight.shape != index.shape[:1]:
+        raise ValueError(
+            f"rows of shape {rows.shape}, indices {index.shape} and weights {weight.shape} do not "
+            f"fit together, or to a table of shape {table.shape}"
+        )
     if native.on():
         return forms.add_rows(table, index, rows, weight)
     rows = jnp.where((weight > 0)[:, None, None], rows, 0) * weight[:, None, None]

@@ -379,7 +379,9 @@ def test_a_stale_payload_is_decoded_with_the_key_of_its_own_round():
     def decode(ctx, payload):
         delta = rows().decode(ctx, payload)
         number = jax.random.uniform(ctx.key)
-        return dataclasses.replace(delta, row=jnp.where(delta.mask[:, None], number, 0))
+        return dataclasses.replace(
+            delta, row=jnp.where(delta.mask[:, None], number, jnp.zeros_like(delta.row))
+        )
 
     algorithm = build(
         codec=rows()._replace(decode=decode),
