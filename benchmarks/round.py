@@ -12,12 +12,14 @@ for every codec asked for, everything but compilation. Side by side with it:
 On a GPU also a round in which every client takes part.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 from benchmarks import compiled, contestants, harness, machine
+from fedras_jax import native
 from fedras_jax.assembly import split_of
 from fedras_jax.spec import Spec
 
@@ -30,6 +32,9 @@ K = flags.DEFINE_integer("k", 16, "Actions.")
 CODECS = flags.DEFINE_list("codecs", ["dense", "actions", "directional"], "Codecs to time.")
 CHUNK = flags.DEFINE_integer("chunk", None, "Clients at once on a device; default: by platform.")
 LOOPS = flags.DEFINE_bool("loops", True, "Also time the loops over clients.")
+PLAIN = flags.DEFINE_bool(
+    "plain", False, "Also time rounds without compiled loops; compiling takes minutes."
+)
 TURNS = flags.DEFINE_integer("turns", 5, "Turns each; the median counts.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -44,6 +49,20 @@ def arm(spec: Spec, codec: str) -> Spec:
     """The Spec with a codec, of K actions where it has any."""
     args = {"k": K.value} if codec in ("actions", "directional") else {}
     return spec.replace(codec=codec, codec_args=args)
+
+
+def without_loops(spec: Spec, split: Any) -> Callable[[], Any]:
+    """Whole rounds in the JAX form alone."""
+    with native.use(False):
+        run = contestants.whole_rounds(
+            spec, split, ROUNDS.value, chunk=CHUNK.value, mesh=contestants.mesh()
+        )
+
+    def turn():
+        with native.use(False):  # where it is traced
+            return run()
+
+    return turn
 
 
 def everyone(spec: Spec, split: Any) -> dict[str, float]:
@@ -93,6 +112,10 @@ def main(argv: list[str]) -> None:
             arm(base, name), split, ROUNDS.value, chunk=CHUNK.value, mesh=contestants.mesh()
         )
         clients[name] = n
+    plain = [f"{name}, without loops" for name in CODECS.value if PLAIN.value]
+    for name, other in zip(CODECS.value, plain, strict=False):
+        runs[other] = without_loops(arm(base, name), split)
+        clients[other] = n
     drawn = compiled.draw(base, split, ROUNDS.value)
     if LOOPS.value:
         loops = compiled.loops(base, machine.cores())
@@ -113,6 +136,8 @@ def main(argv: list[str]) -> None:
     if LOOPS.value:
         for loop in (COMPILED, BY_CLIENT, BY_MINIBATCH):
             figures[f"{first} rounds over {loop}"] = speed[first] / speed[loop]
+    for name, other in zip(CODECS.value, plain, strict=False):
+        figures[f"{name} rounds over those without loops"] = speed[name] / speed[other]
     full = everyone(base, split) if machine.on_gpu() else {}
     figures |= {f"{name}, all clients, clients/s": s for name, s in full.items()}
     work = contestants.work(base, split, len(drawn.item), ROUNDS.value)
