@@ -36,9 +36,11 @@ def slots(lengths: np.ndarray, widths: tuple[int, ...], chunk: int, n_devices: i
     """
     share = -(-len(lengths) // n_devices)
     longest_first = np.sort(lengths)[::-1]
+    dealt = np.pad(longest_first, (0, share * n_devices - len(lengths))).reshape(share, n_devices)
+    dealt[1::2] = dealt[1::2, ::-1]
     total = 0
     for device in range(n_devices):
-        own, done = longest_first[device::n_devices], 0
+        own, done = dealt[:, device], 0
         sizes = cohort.chunk_sizes(widths, min(chunk, share))
         narrower = (0, *widths[:-1])
         for width, size, below in reversed(list(zip(widths, sizes, narrower, strict=True))):

@@ -80,15 +80,16 @@ def plan_widths(
 
     Args:
       lengths: integer [U], examples of each client; clients are taken as equally likely.
-      n_widths: each width is compiled once, so this trades compile time for padding. None: 4, and 8
-        where all clients together have `MANY_EXAMPLES` or more.
+      n_widths: each width is compiled once, so this trades compile time for padding. None: 8 where
+        little is compiled, as loops do most of it (`native`), or all clients together have
+        `MANY_EXAMPLES` or more; else 4.
       multiple: widths are multiples of it.
 
     Returns:
       Ascending widths; the last holds the longest client.
     """
     if n_widths is None:
-        n_widths = 8 if np.sum(lengths) >= MANY_EXAMPLES else 4
+        n_widths = 8 if native.on() or np.sum(lengths) >= MANY_EXAMPLES else 4
     steps = np.maximum(-(-np.asarray(lengths, np.int64) // multiple), 1)
     size, count = np.unique(steps, return_counts=True)
     below = np.concatenate([[0], np.cumsum(count)])

@@ -16,6 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from fedras_jax import native, reductions, rng
 from fedras_jax.native import forms
 
+# Up to so many coordinates compiled loops are used; at 32 matrix products take .7 of their time
+# (`FEDRAS_JAX_NATIVE=0 python -m benchmarks.kmeans`, before loops were kept from wide points).
+NARROW = 8
+
 PRECISION = jax.lax.Precision.HIGHEST  # TF32 and bf16 passes mislabel points near a boundary
 
 
@@ -56,7 +60,7 @@ def lloyd(
     Source: Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28(2), 1982.
     """
     weight = mask.astype(points.dtype) if weights is None else weights * mask
-    if native.on():
+    if native.on() and points.shape[1] <= NARROW:
         n_used = start.shape[0] if k is None else k
         return Clusters(*forms.lloyd(points, mask, weight, start, n_used, iterations))
     active = jnp.arange(start.shape[0]) < (start.shape[0] if k is None else k)

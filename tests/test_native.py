@@ -180,7 +180,7 @@ def test_main_directions_of_what_is_too_large_are_nan():
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 5])
-@pytest.mark.parametrize("dim", [1, 3, 4, D])
+@pytest.mark.parametrize("dim", [1, 3, 4, kmeans.NARROW])
 def test_lloyd(iterations, dim):
     rows, mask = clients(dim=dim)
     start = rows[:, ::10]
