@@ -73,12 +73,7 @@ def errors(
     total = reductions.squares(rows)
     # The clusters of all these k below one another, so that rows are read once.
     labels = kmeans1d.labels(points.table, points.along, mask, jnp.asarray(grid, jnp.int32))
-    of = np.repeat(np.arange(len(grid)), grid)
-    cluster_of = np.concatenate([np.arange(k) for k in grid])
-    member = (labels[of] == cluster_of[:, None]) * mask.astype(rows.dtype)
-    totals = jnp.dot(member, rows, precision=kmeans.PRECISION)
-    kept = jnp.sum(totals * totals, axis=1) / jnp.maximum(member.sum(1), 1)
-    kept = jnp.stack([part.sum() for part in jnp.split(kept, np.cumsum(grid)[:-1])])
+    kept = (forms.kept if native.on() else _kept)(rows, mask, labels, grid)
     at = jnp.maximum(total - kept, 0) / jnp.maximum(total, 1e-30)
     every = np.arange(1, n_clusters + 1)
     low = np.searchsorted(grid, every, side="right") - 1
@@ -89,6 +84,18 @@ def errors(
     error = at[low] * jnp.maximum(fall, ratio**4) ** share
     nothing = jnp.where(total == 0, 0, jnp.ones_like(total))  # 1 of what is not finite, too
     return jnp.concatenate([nothing[None], error])
+
+
+def _kept(
+    rows: Float[Array, "n d"], mask: Bool[Array, " n"], labels: Int[Array, "e n"], sizes: np.ndarray
+) -> Float[Array, " e"]:
+    """Of the rows' squares, what clusters' means keep, for several labellings of so many clusters."""
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    cluster_of = np.concatenate([np.arange(k) for k in sizes])
+    member = (labels[of] == cluster_of[:, None]) * mask.astype(rows.dtype)
+    totals = jnp.dot(member, rows, precision=kmeans.PRECISION)
+    kept = jnp.sum(totals * totals, axis=1) / jnp.maximum(member.sum(1), 1)
+    return jnp.stack([part.sum() for part in jnp.split(kept, np.cumsum(sizes)[:-1])])
 
 
 def along_main(rows: Float[Array, "n d"], mask: Bool[Array, " n"], n_clusters: int) -> Points:

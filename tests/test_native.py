@@ -194,6 +194,16 @@ def test_lloyd(iterations, dim):
     agree(run, rows, mask, start, jnp.array([0, 1, 4, 8, 3]), weights)
 
 
+def test_errors_of_several_numbers_of_actions():
+    rows, mask = clients(seed=3)
+
+    def told(rows, mask):
+        return directions.errors(rows, mask, directions.along_main(rows, mask, K))
+
+    # Labels lie where rounding puts a row that is between two levels.
+    agree(told, rows, mask, rtol=1e-3, atol=1e-5)
+
+
 def test_means():
     rows, mask = clients()
     label = jnp.asarray(np.random.default_rng(0).integers(0, K, (5, N)), jnp.int32)

@@ -131,6 +131,34 @@ def means(points, mask, label, largest, mean, total):
             mean[c, d] *= share
 
 
+@bridge.loop
+def kept(rows, mask, label, sizes, found, total, count):
+    """found[e]: squares of the clusters' sums over their sizes, for the e-th labelling of the rows.
+
+    The clusters of all labellings lie below one another in `total` and `count`, which are scratch.
+    """
+    n, dim = rows.shape
+    for c in range(total.shape[0]):
+        count[c] = 0
+        fill(total[c], 0)
+    for i in range(n):
+        if not mask[i]:
+            continue
+        first = 0
+        for e in range(sizes.shape[0]):
+            c = first + label[e, i]
+            count[c] += 1
+            for d in range(dim):
+                total[c, d] += rows[i, d]
+            first += sizes[e]
+    first = 0
+    for e in range(sizes.shape[0]):
+        found[e] = 0
+        for c in range(first, first + sizes[e]):
+            found[e] += dot(total[c], total[c]) / max(count[c], _F(1))
+        first += sizes[e]
+
+
 @bridge.exact
 def unit(v):
     """v / |v| in place, zero for zero. Scaled first: squares of tiny entries would underflow."""
@@ -295,6 +323,23 @@ def run_means(frame):
                 bridge.f32_0(bridge.operand(frame, 3), like, at)[0],
                 bridge.f32_2(like, like, at),
                 bridge.f32_1(bridge.result(frame, 1), like, at),
+            )
+    return 0
+
+
+@bridge.target("kept")
+def run_kept(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            kept(
+                bridge.f32_2(bridge.operand(frame, 0), like, at),
+                bridge.bool_1(bridge.operand(frame, 1), like, at),
+                bridge.i32_2(bridge.operand(frame, 2), like, at),
+                bridge.i32_1(bridge.operand(frame, 3), like, at),
+                bridge.f32_1(like, like, at),
+                bridge.f32_2(bridge.result(frame, 1), like, at),
+                bridge.f32_1(bridge.result(frame, 2), like, at),
             )
     return 0
 

@@ -26,6 +26,7 @@ _MODULES = {
     "line_levels": "line",
     "lloyd": "clusters",
     "means": "clusters",
+    "kept": "clusters",
     "main_directions": "clusters",
     "ascending": "sets",
 }
@@ -198,6 +199,22 @@ def means(
     """`kmeans.means`."""
     results = _shape(_F32, n_clusters, points.shape[1]), _shape(_F32, n_clusters)
     return _call("means", results, points, mask, label, jnp.asarray(largest, _F32))[0]
+
+
+def kept(
+    rows: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    label: Int[Array, "e n"],
+    sizes: np.ndarray,
+) -> Float[Array, " e"]:
+    """What clusters' means keep of the squares of the rows, for several labellings.
+
+    Args:
+      sizes: integer [E], clusters of each labelling.
+    """
+    n, n_clusters = rows.shape[1], int(sizes.sum())
+    results = _shape(_F32, len(sizes)), _shape(_F32, n_clusters, n), _shape(_F32, n_clusters)
+    return _call("kept", results, rows, mask, label, jnp.asarray(sizes, _I32))[0]
 
 
 def main_directions(
