@@ -89,7 +89,7 @@ def errors(
 def _kept(
     rows: Float[Array, "n d"], mask: Bool[Array, " n"], labels: Int[Array, "e n"], sizes: np.ndarray
 ) -> Float[Array, " e"]:
-    """Of the rows' squares, what clusters' means keep, for several labellings of so many clusters."""
+    """Of the rows' squares, what clusters' means keep, for several labellings."""
     of = np.repeat(np.arange(len(sizes)), sizes)
     cluster_of = np.concatenate([np.arange(k) for k in sizes])
     member = (labels[of] == cluster_of[:, None]) * mask.astype(rows.dtype)
