@@ -32,7 +32,7 @@ def waste(lengths: np.ndarray, widths: tuple[int, ...]) -> float:
     computed = real = 0
     for _ in range(COHORTS.value):
         some = draws.choice(lengths, min(COHORT.value, len(lengths)), replace=False)
-        computed += contestants.slots(some, widths, cohort.round_chunk(), jax.device_count())
+        computed += contestants.slots(some, widths, cohort.round_chunk(widths), jax.device_count())
         real += int(some.sum())
     return computed / real
 

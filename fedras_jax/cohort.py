@@ -23,11 +23,13 @@ from fedras_jax.types import PyTree
 
 AXIS = "clients"
 
-# Clients per chunk at the narrowest width. On CPU a chunk's rows should stay in cache, the more so
-# where loops go through them client by client; accelerators want many. `benchmarks/round.py
-# --chunk` measures it.
+# Clients per chunk at the narrowest width. On CPU a chunk's rows should stay in cache; accelerators
+# want many. `benchmarks/round.py --chunk` measures it.
 CHUNK = {"cpu": 8, "gpu": 512, "tpu": 512}
-NATIVE_CHUNK = 2
+
+# Rows of a chunk where loops go through them client by client: with fewer, what XLA does once a
+# chunk counts; with more, they leave the cache between one loop and the next.
+NATIVE_ROWS = 512
 
 # Examples of all clients together from which on more widths are worth their compilation.
 MANY_EXAMPLES = 1_000_000
@@ -56,9 +58,9 @@ def default_chunk() -> int:
     return CHUNK.get(jax.default_backend(), 256)
 
 
-def round_chunk() -> int:
-    """Clients per chunk of a round on this platform, at the narrowest width."""
-    return NATIVE_CHUNK if native.on() else default_chunk()
+def round_chunk(widths: tuple[int, ...]) -> int:
+    """Clients per chunk of a round on this platform, at the narrowest of these widths."""
+    return max(1, NATIVE_ROWS // widths[0]) if native.on() else default_chunk()
 
 
 def client_mesh(n_devices: int | None = None) -> Mesh:

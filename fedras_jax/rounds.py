@@ -166,7 +166,7 @@ def federated(
     tables = shards.whole(sizes) if over_mesh is None else shards.spread(over_mesh, sizes)
     n_examples = examples.count(lengths, n_items, negatives)
     widths = cohort.plan_widths(n_examples, n_widths)
-    chunk = chunk or cohort.round_chunk()
+    chunk = chunk or cohort.round_chunk(widths)
     n_devices = 1 if mesh is None else mesh.devices.size
     devices: Any = network.ideal(n_clients)
     if profile is not None:
