@@ -206,9 +206,10 @@ def fold_clients(
         )
         if mesh is None:
             return acc, _unpack(kept[None], shapes)
+        words = jnp.zeros((n_devices, *kept.shape), kept.dtype)  # of nothing, if there is nothing
         if kept.size:
-            kept = jax.lax.all_gather(kept, AXIS)
-        return layout.merge(acc), _unpack(kept, shapes)
+            words = jax.lax.all_gather(kept, AXIS)
+        return layout.merge(acc), _unpack(words, shapes)
 
     if mesh is not None:
         same = PartitionSpec()

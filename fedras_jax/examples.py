@@ -52,7 +52,8 @@ def draw(
       live: bool[], False gives an empty batch.
       n_items: M.
       negatives: negatives per positive.
-      width: static number of slots L; at least the client's number of examples.
+      width: static number of slots L; at least the client's number of examples. (With fewer
+        compiled loops draw nothing, and the JAX form the first ones.)
     """
     if native.on():
         drawn = forms.draw(orders, data, client, live, n_items, negatives, width)

@@ -49,7 +49,13 @@ def factored(
       epochs: passes over the examples; work per row grows with their square, so this form is
         for a handful.
       batch_size: examples per minibatch.
+
+    Raises:
+      ValueError: one of the two is below 1.
     """
+
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
 
     def past(coefs, vectors, span):
         """(coefficient block, vector, power of the decay) of every finished epoch."""

@@ -26,7 +26,7 @@ def add_rows(
 
     Args:
       table: f32[M, D].
-      index: i32[C, N], to which rows; those beyond M are dropped.
+      index: i32[C, N], to which rows; those that it does not have are dropped.
       rows: f32[C, N, D]. weight: f32[C], not negative.
 
     Raises:
@@ -40,4 +40,6 @@ def add_rows(
     if native.on():
         return forms.add_rows(table, index, rows, weight)
     rows = jnp.where((weight > 0)[:, None, None], rows, 0) * weight[:, None, None]
-    return table.at[index.reshape(-1)].add(rows.reshape(-1, rows.shape[-1]), mode="drop")
+    into = table.at[index.reshape(-1)]
+    rows = rows.reshape(-1, rows.shape[-1])
+    return into.add(rows, mode="drop", wrap_negative_indices=False)

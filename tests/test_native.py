@@ -23,6 +23,7 @@ from fedras_jax.codecs.dense import dense
 from fedras_jax.codecs.directional import directional
 from fedras_jax.factored import factored
 from fedras_jax.models.mf import mf
+from fedras_jax.native import forms
 from fedras_jax.rounds import federated
 from fedras_jax.simulate import simulate
 from fedras_jax.types import Histories
@@ -151,6 +152,29 @@ def test_rows_of_tables():
     agree(lambda t, i, x: tables.add_rows(t, i, x[..., :1], weight), table[..., :1], index, rows)
 
 
+def test_a_shared_table_is_not_changed_in_place():
+    r = np.random.default_rng(0)
+    table = jnp.asarray(r.normal(size=(30, D)), jnp.float32)
+    index = jnp.asarray(r.integers(-3, 35, size=(5, 2, N)), jnp.int32)
+    rows = jnp.asarray(r.normal(size=(5, 2, N, D)), jnp.float32)
+    agree(lambda i, x: tables.add_rows(table, i, x, jnp.ones(2)), index, rows)
+
+
+def test_operands_are_read_as_what_they_are():
+    rows, _ = clients()
+    halves = rows[4].astype(jnp.float16)
+    with native.use(True):
+        found = reductions.squares(halves)
+    np.testing.assert_allclose(found, np.sum(np.asarray(halves, np.float64) ** 2), rtol=RTOL)
+    agree(lambda x: reductions.apart(x, x.astype(jnp.float16).astype(jnp.float32)), rows)
+    table = jnp.ones((4, D))
+    agree(lambda i: tables.look_up(table, i), jnp.zeros((5, N), jnp.int32))
+    with native.use(True), pytest.raises(ValueError, match=r"an operand of shape \(3, 2\) where"):
+        forms.apart(jnp.ones((3, 4)), jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="at least 1, not 0 and 256"):
+        factored(0.1, epochs=0)
+
+
 def test_reductions():
     rows, _ = clients()
     agree(reductions.squares, rows)
@@ -169,7 +193,7 @@ def test_main_directions(rank):
 
 def test_main_directions_of_what_is_too_large_are_nan():
     rows, mask = clients()
-    rows = rows.at[4, 1, 1].set(1e20).at[3, 0, 0].set(jnp.nan)
+    rows = rows.at[4, 1, 1].set(1e20).at[3].set(jnp.nan)
     mask = mask.at[3].set(True)
     loops, plain = both(
         lambda x, m: kmeans.main_directions(x, m, 1, largest=bits.LARGEST), rows, mask

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import llvmlite.binding
 import numba
 import numpy as np
 from numba import types
@@ -169,17 +170,19 @@ def _folder() -> Path | None:
     where that is set). By all the sources: numba alone would look at a loop's own file, and not at
     those of what it calls.
     """
-    digest = hashlib.sha256(numba.__version__.encode())
+    processor = llvmlite.binding.get_host_cpu_name(), numba.__version__, llvmlite.__version__
+    # On a shared disk each kind of processor has a folder, as their indices know nothing of others.
+    digest = hashlib.sha256(" ".join(processor).encode())
+    digest.update(llvmlite.binding.get_host_cpu_features().flatten().encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     settings: Any = numba.config
-    base = settings.CACHE_DIR
-    if not base:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedras_jax"
-    folder = Path(base) / f"loops-{digest.hexdigest()[:12]}"
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fedras_jax"
     try:
+        base = Path(settings.CACHE_DIR or usual).expanduser()
+        folder = base / f"loops-{digest.hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: nobody's home
         return None
     return folder if os.access(folder, os.W_OK) else None
 
@@ -189,7 +192,7 @@ def target(name: str) -> Callable[[Callable], Any]:
 
     A target returns 0, and only acts on what is `asked`. It is compiled for good, and later
     processes read it from a folder (`_folder`): it must be a module's function and close over
-    nothing.
+    nothing. It must not raise: XLA would not hear of it.
     """
 
     def register(run):

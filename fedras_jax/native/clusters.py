@@ -270,18 +270,18 @@ def main_directions(points, mask, iterations, largest, basis, scratch):
     while end > 0 and not mask[end - 1]:
         end -= 1
     new, weight = np.empty((rank, dim), np.float32), np.empty((BLOCK, rank), np.float32)
-    column = np.empty(BLOCK, np.float32)
+    column, scale = np.empty(BLOCK, np.float32), big if big > 0 else _F(1)
     for _ in range(iterations):
         orthonormal(basis)
         for r in range(rank):
             fill(new[r], 0)
-        for first in range(0, end if big > 0 else 0, BLOCK):
+        for first in range(0, end, BLOCK):
             last = min(first + BLOCK, end)
             coordinates(points, basis, first, last, weight)
             for r in range(rank):
                 for i in range(last - first):
                     # Scaled: products of tiny entries would underflow.
-                    column[i] = weight[i, r] / big if mask[first + i] else _F(0)
+                    column[i] = weight[i, r] / scale if mask[first + i] else _F(0)
                 add_up(points, column, first, last, new[r])
         for r in range(rank):
             copy(basis[r], new[r])

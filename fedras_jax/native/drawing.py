@@ -50,8 +50,8 @@ def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scrat
     n_negatives = min(n_seen * negatives, unseen)
     short[0] = n_seen * negatives - n_negatives if live else 0
     n = n_seen + n_negatives if live else 0
-    if n > item.shape[0]:  # against the contract, and there is no room
-        n, n_negatives = 0, 0
+    if n > item.shape[0]:  # against the contract: there is no room, and nothing is drawn
+        n, n_negatives, short[0] = 0, 0, 0
     fill(item[n:], n_items)
     fill(label[n:], 0)
     fill(mask[:n], True)
@@ -84,6 +84,7 @@ def run(frame):
             offset = bridge.i32_1(bridge.operand(frame, 1), like, at)
             item = bridge.i32_1(bridge.operand(frame, 2), like, at)
             client = bridge.i32_0(bridge.operand(frame, 3), like, at)[0]
+            client = min(max(client, 0), offset.shape[0] - 2)
             sizes = bridge.i32_1(bridge.operand(frame, 5), like, at)
             draw(
                 bridge.u32_3(bridge.operand(frame, 0), like, at),

@@ -43,18 +43,32 @@ def _loops(name: str) -> Any:
     return importlib.import_module(f"fedras_jax.native.{_MODULES[name]}")
 
 
-def _call(name: str, results: Any, *operands: Any, in_place: int | None = None) -> Any:
+def _as(dtype: Any, x: Any, *shape: int) -> Array:
+    """An operand as its loop reads it, which knows nothing of what is in memory.
+
+    Raises:
+      ValueError: another shape.
+    """
+    x = jnp.asarray(x)
+    if x.shape != shape:
+        raise ValueError(f"an operand of shape {x.shape} where {shape} is needed")
+    return x.astype(dtype)
+
+
+def _call(name: str, results: Any, *operands: Any, in_place: bool = False) -> Any:
     """A loop's results.
 
     Args:
-      in_place: the operand whose memory the first result takes, if any.
+      operands: as `_as` gives them.
+      in_place: whether the first result takes the memory of the first operand.
     """
     _loops(name)
     run = jax.ffi.ffi_call(
         f"fedras_jax.{name}",
         results,
-        vmap_method="expand_dims",  # what is the same for all clients is not copied
-        input_output_aliases=None if in_place is None else {in_place: 0},
+        # What is the same for all clients is not copied, unless it is to be changed.
+        vmap_method="broadcast_all" if in_place else "expand_dims",
+        input_output_aliases={0: 0} if in_place else None,
     )
     return run(*operands)
 
@@ -71,7 +85,14 @@ def draw(
         _shape(_U32, 3, width),
     )
     sizes = jnp.array([n_items, negatives], _I32)
-    return _call("draw", results, orders, data.offset, data.item, client, live, sizes)[:4]
+    operands = (
+        _as(_U32, orders, *orders.shape),
+        _as(_I32, data.offset, *data.offset.shape),
+        _as(_I32, data.item, *data.item.shape),
+        _as(_I32, client),
+        _as(_BOOL, live),
+    )
+    return _call("draw", results, *operands, sizes)[:4]
 
 
 def train(
@@ -93,13 +114,22 @@ def train(
         _shape(_F32, room),
     )
     plan = jnp.array([epochs, batch_size], _I32)
-    rates = jnp.asarray(lr, _F32), jnp.asarray(weight_decay, _F32)
-    return _call("train", results, private, rows, label, mask, *rates, plan)[:3]
+    n_slots, dim = rows.shape
+    operands = (
+        _as(_F32, private, dim),
+        _as(_F32, rows, n_slots, dim),
+        _as(_F32, label, n_slots),
+        _as(_BOOL, mask, n_slots),
+        _as(_F32, lr),
+        _as(_F32, weight_decay),
+    )
+    return _call("train", results, *operands, plan)[:3]
 
 
 def look_up(table: Float[Array, "m d"], item: Int[Array, " l"]) -> Float[Array, "l d"]:
     """Rows of a table; zeros where there is no such row."""
-    return _call("look_up", _shape(_F32, item.shape[0], table.shape[1]), table, item)
+    n, operands = item.shape[0], (_as(_F32, table, *table.shape), _as(_I32, item, *item.shape))
+    return _call("look_up", _shape(_F32, n, table.shape[1]), *operands)
 
 
 def add_rows(
@@ -109,29 +139,37 @@ def add_rows(
     weight: Float[Array, " c"],
 ) -> Float[Array, "m d"]:
     """The table, and to its rows the weighted ones of some clients, but those of weight 0."""
-    return _call("add_rows", _shape(_F32, *table.shape), table, item, row, weight, in_place=0)
+    operands = (
+        _as(_F32, table, *table.shape),
+        _as(_I32, item, *item.shape),
+        _as(_F32, row, *item.shape, table.shape[1]),
+        _as(_F32, weight, item.shape[0]),
+    )
+    return _call("add_rows", _shape(_F32, *table.shape), *operands, in_place=True)
 
 
 def some(row: Float[Array, "n d"]) -> Bool[Array, " n"]:
     """Whether a row has an entry that is not zero."""
-    return _call("some", _shape(_BOOL, row.shape[0]), row)
+    return _call("some", _shape(_BOOL, row.shape[0]), _as(_F32, row, *row.shape))
 
 
 def squares(row: Float[Array, "n d"]) -> Float[Array, ""]:
     """Sum of all squared entries."""
-    return _call("squares", _shape(_F32), row)
+    return _call("squares", _shape(_F32), _as(_F32, row, *row.shape))
 
 
 def apart(row: Float[Array, "n d"], other: Float[Array, "n d"]) -> Float[Array, " 2"]:
     """Sums of all squared differences, and of all squared entries of the first."""
-    return _call("apart", _shape(_F32, 2), row, other)
+    return _call("apart", _shape(_F32, 2), *(_as(_F32, x, *row.shape) for x in (row, other)))
 
 
 def coordinates(
     row: Float[Array, "n d"], basis: Float[Array, "r d"], length: Float[Array, " r"]
 ) -> Float[Array, "n r"]:
     """Products with vectors, each over its length."""
-    return _call("coordinates", _shape(_F32, row.shape[0], basis.shape[0]), row, basis, length)
+    (n, dim), rank = row.shape, basis.shape[0]
+    operands = _as(_F32, row, n, dim), _as(_F32, basis, rank, dim), _as(_F32, length, rank)
+    return _call("coordinates", _shape(_F32, n, rank), *operands)
 
 
 def line_table(
@@ -152,7 +190,8 @@ def line_table(
         _shape(_F32, _loops("line_table").table_scratch(n, bins)),
         _shape(_I32, n),
     )
-    return _call("line_table", results, values, mask, weight)[:5]
+    operands = _as(_F32, values, n), _as(_BOOL, mask, n), _as(_F32, weight, n)
+    return _call("line_table", results, *operands)[:5]
 
 
 def line_levels(
@@ -167,10 +206,17 @@ def line_levels(
     n, n_clusters = values.shape[0], table.best.shape[0] - 1
     room = _loops("line_levels").levels_scratch(n, n_clusters)
     results = _shape(_F32, n_clusters), _shape(_I32, n), _shape(_F32, room)
-    operands = values, mask, weight, table.best, table.cost, table.mass, table.mean
-    return _call(
-        "line_levels", results, *operands, jnp.asarray(k, _I32), jnp.asarray(polish, _I32)
-    )[:2]
+    bins = table.mass.shape[0]
+    operands = (
+        _as(_F32, values, n),
+        _as(_BOOL, mask, n),
+        _as(_F32, weight, n),
+        _as(_F32, table.best, n_clusters + 1, bins + 1),
+        _as(_F32, table.cost, bins + 1, bins + 1),
+        _as(_F32, table.mass, bins),
+        _as(_F32, table.mean, bins),
+    )
+    return _call("line_levels", results, *operands, _as(_I32, k), _as(_I32, polish))[:2]
 
 
 def lloyd(
@@ -185,7 +231,14 @@ def lloyd(
     n, dim = points.shape
     room = _loops("lloyd").lloyd_scratch(n, dim, start.shape[0])
     results = _shape(_F32, *start.shape), _shape(_I32, n), _shape(_F32), _shape(_F32, room)
-    operands = points, mask, weight, start, jnp.asarray(k, _I32), jnp.asarray(iterations, _I32)
+    operands = (
+        _as(_F32, points, n, dim),
+        _as(_BOOL, mask, n),
+        _as(_F32, weight, n),
+        _as(_F32, start, start.shape[0], dim),
+        _as(_I32, k),
+        _as(_I32, iterations),
+    )
     return _call("lloyd", results, *operands)[:3]
 
 
@@ -197,8 +250,10 @@ def means(
     largest: float,
 ) -> Float[Array, "k d"]:
     """`kmeans.means`."""
-    results = _shape(_F32, n_clusters, points.shape[1]), _shape(_F32, n_clusters)
-    return _call("means", results, points, mask, label, jnp.asarray(largest, _F32))[0]
+    n, dim = points.shape
+    results = _shape(_F32, n_clusters, dim), _shape(_F32, n_clusters)
+    operands = _as(_F32, points, n, dim), _as(_BOOL, mask, n), _as(_I32, label, n)
+    return _call("means", results, *operands, _as(_F32, largest))[0]
 
 
 def kept(
@@ -212,19 +267,20 @@ def kept(
     Args:
       sizes: integer [E], clusters of each labelling.
     """
-    n, n_clusters = rows.shape[1], int(sizes.sum())
-    results = _shape(_F32, len(sizes)), _shape(_F32, n_clusters, n), _shape(_F32, n_clusters)
-    return _call("kept", results, rows, mask, label, jnp.asarray(sizes, _I32))[0]
+    (n, dim), e, n_clusters = rows.shape, len(sizes), int(sizes.sum())
+    results = _shape(_F32, e), _shape(_F32, n_clusters, dim), _shape(_F32, n_clusters)
+    operands = _as(_F32, rows, n, dim), _as(_BOOL, mask, n), _as(_I32, label, e, n)
+    return _call("kept", results, *operands, _as(_I32, sizes, e))[0]
 
 
 def main_directions(
     points: Float[Array, "n d"], mask: Bool[Array, " n"], rank: int, iterations: int, largest: float
 ) -> Float[Array, "r d"]:
     """`kmeans.main_directions`."""
-    dim = points.shape[1]
+    n, dim = points.shape
     results = _shape(_F32, rank, dim), _shape(_F32, dim)
-    operands = points, mask, jnp.asarray(iterations, _I32), jnp.asarray(largest, _F32)
-    return _call("main_directions", results, *operands)[0]
+    operands = _as(_F32, points, n, dim), _as(_BOOL, mask, n), _as(_I32, iterations)
+    return _call("main_directions", results, *operands, _as(_F32, largest))[0]
 
 
 def ascending(
@@ -233,4 +289,5 @@ def ascending(
     """The unmasked items in order, i32[N], `universe` beyond them; and bits of the set, i32[]."""
     n = item.shape[0]
     results = _shape(_I32, n), _shape(_I32), _shape(_U32, n), _shape(_U32, 2**11)
-    return _call("ascending", results, item, mask, np.int32(universe))[:2]
+    operands = _as(_I32, item, n), _as(_BOOL, mask, n), _as(_I32, universe)
+    return _call("ascending", results, *operands)[:2]

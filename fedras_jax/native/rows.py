@@ -27,7 +27,7 @@ def add_rows(item, row, weight, total):
     dim = total.shape[1]
     for c in range(item.shape[0]):
         w = weight[c]
-        if w == 0:
+        if w <= 0:
             continue
         for i in range(item.shape[1]):
             m = item[c, i]
