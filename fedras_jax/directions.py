@@ -100,6 +100,6 @@ def _kept(
 
 def along_main(rows: Float[Array, "n d"], mask: Bool[Array, " n"], n_clusters: int) -> Points:
     """Rows to be clustered at full width, from a start along their main direction."""
-    along = coordinates(rows, kmeans.main_directions(rows, mask, 1))[0][:, 0]
+    along = coordinates(rows, kmeans.main_direction(rows, mask)[None])[0][:, 0]
     table = kmeans1d.table(along, mask, n_clusters, bins=max(48, 3 * n_clusters))
     return Points(rows, along, table)

@@ -16,8 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from fedras_jax import native, reductions, rng
 from fedras_jax.native import forms
 
-# Up to so many coordinates compiled loops are used; at 32 matrix products take .7 of their time
-# (`FEDRAS_JAX_NATIVE=0 python -m benchmarks.kmeans`, before loops were kept from wide points).
+# Up to so many coordinates compiled loops are used; wider points are faster as matrix products.
 NARROW = 8
 
 PRECISION = jax.lax.Precision.HIGHEST  # TF32 and bf16 passes mislabel points near a boundary

@@ -154,3 +154,28 @@ def test_map_clients(devices, chunk):
 
 def test_default_chunk():
     assert cohort.default_chunk() == cohort.CHUNK[jax.default_backend()]
+
+
+def test_what_clients_keep_is_packed_and_unpacked_bit_for_bit():
+    r = np.random.default_rng(0)
+    kept = {
+        dtype: jnp.asarray(r.normal(size=(4, *shape)) * 9).astype(dtype)
+        for dtype, shape in {
+            "bool": (3,),
+            "int8": (2, 2),
+            "float16": (5,),
+            "bfloat16": (),
+            "int32": (),
+            "uint32": (2, 3),
+            "float32": (3, 1),
+        }.items()
+    }
+    kept["float32"] = kept["float32"].at[0, 0].set(jnp.nan)
+    words = cohort._pack(kept, 4)
+    assert words.shape == (4, 3 + 4 + 5 + 1 + 1 + 6 + 3)
+    shapes = jax.eval_shape(lambda: kept)
+    for found in (cohort._unpack(words, shapes), cohort._unpack(words[None], shapes)):
+        for name, x in kept.items():
+            assert found[name].dtype == x.dtype
+            assert np.asarray(found[name]).tobytes() == np.asarray(x).tobytes()
+    assert cohort._unpack(cohort._pack((), 4), ()) == ()

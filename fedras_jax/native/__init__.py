@@ -8,6 +8,7 @@ Accelerators, and whatever has no loop, run the JAX form.
 
 import contextlib
 import functools
+import importlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -43,7 +44,7 @@ def compiler() -> str:
 def installed() -> bool:
     """Whether there is a compiler for them, that works beside the other packages."""
     try:
-        import numba  # noqa: F401
+        importlib.import_module("numba")
     except ImportError:
         return False
     return True
