@@ -332,8 +332,7 @@ def entropy_bits(
       n_labels: static maximum K of actions.
     """
     column = label.reshape(label.shape[0], -1)
-    member = (jnp.arange(n_labels)[:, None, None] == column) & mask[:, None]
-    often = member.sum(1, dtype=jnp.int32)
+    often = _often(column, mask, 0, n_labels)
     tables = k * column.shape[1] * label_width(mask.sum(dtype=jnp.int32) + 1)
     return tables + coded_bits(_surprise(often))
 
@@ -346,13 +345,22 @@ def level_bits(
     Args:
       level: integer [N, r] in -REACH to REACH. mask: bool[N].
     """
-    value = jnp.arange(-REACH, REACH + 1)
-    often = jnp.sum((level == value[:, None, None]) & mask[:, None], axis=1, dtype=jnp.int32)
+    often = _often(level, mask, -REACH, 2 * REACH + 1)
     n, occurs = mask.sum(dtype=jnp.int32), often > 0
     low, high = (jnp.argmax(x, axis=0) for x in (occurs, occurs[::-1]))
     spread = jnp.sum(2 * REACH + 1 - low - high, dtype=jnp.int32)  # levels that have a frequency
     ends = 2 * level.shape[1] * index_width(2 * REACH + 1)
     return jnp.where(n > 0, ends + spread * label_width(n + 1), 0), _surprise(often)
+
+
+def _often(
+    symbol: Integer[Array, "n r"], mask: Bool[Array, " n"], lowest: int, n_symbols: int
+) -> Int[Array, "k r"]:
+    """In how many unmasked rows each column holds each of so many symbols, from the lowest on."""
+    if native.on():
+        return forms.often(symbol, mask, lowest, n_symbols)
+    value = jnp.arange(lowest, lowest + n_symbols, dtype=jnp.int32)
+    return jnp.sum((symbol == value[:, None, None]) & mask[:, None], axis=1, dtype=jnp.int32)
 
 
 def coded_bits(surprise: Float[Array, ""]) -> Int[Array, ""]:

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from fedras_jax import native, reductions, rng
 from fedras_jax.native import forms
 
-# Up to so many coordinates compiled loops are used; wider points are faster as matrix products.
-NARROW = 8
+# Up to so many coordinates a compiled loop does all of `lloyd`; products with wider centroids are
+# faster as matrices, and only what comes between them is left to a loop.
+NARROW = 16
 
 PRECISION = jax.lax.Precision.HIGHEST  # TF32 and bf16 passes mislabel points near a boundary
 
@@ -59,19 +60,25 @@ def lloyd(
     Source: Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28(2), 1982.
     """
     weight = mask.astype(points.dtype) if weights is None else weights * mask
+    n_used = start.shape[0] if k is None else k
     if native.on() and points.shape[1] <= NARROW:
-        n_used = start.shape[0] if k is None else k
         return Clusters(*forms.lloyd(points, mask, weight, start, n_used, iterations))
-    active = jnp.arange(start.shape[0]) < (start.shape[0] if k is None else k)
+    active = jnp.arange(start.shape[0]) < n_used
+    # Turned once: XLA would do it in every step.
+    across = jax.lax.optimization_barrier(points.T)
 
-    def average(_, centroid):
-        member = _member(nearest(points, centroid, active), centroid) * weight
+    def assigned(centroid):
+        """Means of the nearest points, and which they are."""
+        if native.on():
+            return forms.averages(points, weight, _score(across, centroid), centroid, n_used)
+        label = _nearest(across, centroid, active)
+        member = _member(label, centroid) * weight
         total = member.sum(1, keepdims=True)
         sums = jnp.dot(member, points, precision=PRECISION)
-        return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), centroid)
+        return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), centroid), label
 
-    centroid = jax.lax.fori_loop(0, iterations, average, start)
-    label = nearest(points, centroid, active)
+    centroid = jax.lax.fori_loop(0, iterations, lambda _, c: assigned(c)[0], start)
+    _, label = assigned(centroid)
     gap = points - centroid[label]
     inertia = jnp.sum(weight * jnp.sum(gap * gap, axis=1))
     return Clusters(centroid, jnp.where(mask, label, 0), inertia)
@@ -84,9 +91,21 @@ def nearest(
 
     Nearest in squared distance is highest in c.x - |c|^2 / 2.
     """
-    score = jnp.dot(centroid, points.T, precision=PRECISION)
-    score = score - 0.5 * jnp.sum(centroid * centroid, axis=1, keepdims=True)
-    return reductions.highest(jnp.where(active[:, None], score, -jnp.inf))
+    return _nearest(points.T, centroid, active)
+
+
+def _nearest(
+    across: Float[Array, "d n"], centroid: Float[Array, "k d"], active: Bool[Array, " k"]
+) -> Int[Array, " n"]:
+    """`nearest` of points in columns."""
+    score = jnp.where(active[:, None], _score(across, centroid), -jnp.inf)
+    return reductions.highest(score)
+
+
+def _score(across: Float[Array, "d n"], centroid: Float[Array, "k d"]) -> Float[Array, "k n"]:
+    """c.x - |c|^2 / 2, K-major, of points in columns."""
+    score = jnp.dot(centroid, across, precision=PRECISION)
+    return score - 0.5 * jnp.sum(centroid * centroid, axis=1, keepdims=True)
 
 
 def _member(label: Int[Array, " n"], centroid: Float[Array, "k d"]) -> Float[Array, "k n"]:

@@ -54,3 +54,16 @@ def some(x: Float[Array, "n d"]) -> Bool[Array, " n"]:
     if native.on() and x.dtype == jnp.float32:
         return forms.some(x)
     return jnp.any(x != 0, axis=1)
+
+
+def largest(x: Float[Array, " n"], count: int) -> Int[Array, " k"]:
+    """Positions of the largest numbers, in the order of positions; the first of equal ones.
+
+    Args:
+      x: f32[N], no NaN.
+      count: how many, at most N.
+    """
+    if native.on():
+        return forms.largest(x, count)
+    # A partial sort, a small part of a full one's work.
+    return jnp.sort(jax.lax.top_k(x, count)[1])

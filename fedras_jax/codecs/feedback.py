@@ -22,12 +22,11 @@ whole table a client does not fit.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from fedras_jax import sets
+from fedras_jax import reductions, sets, tables
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, Sizes, unprepared
 
@@ -88,31 +87,21 @@ def error_feedback(codec: Codec, rows: int = 64) -> Codec:
         item = jnp.append(jnp.where(paid, n_items, state.item), delta.item)
         left = jnp.concatenate([state.row, jnp.where(delta.mask[:, None], left, 0)])
         left = jnp.where((item < n_items)[:, None], left, 0)
-        place = _largest(left, rows)
+        norm = _norm(left)
+        at = reductions.largest(norm, rows)
+        kept = norm[at] > 0
         return payload, Memory(
-            item=jnp.full(rows, n_items, jnp.int32).at[place].set(item, mode="drop"),
-            row=jnp.zeros((rows, ctx.sizes.dim)).at[place].set(left, mode="drop"),
+            item=jnp.where(kept, item[at], n_items),
+            row=jnp.where(kept[:, None], tables.look_up(left, at), 0),
             inner=inner,
         )
 
     return codec._replace(init=init, prepare=unprepared, encode=encode, unbiased=False)
 
 
-def _largest(row: Float[Array, "n d"], size: int) -> Int[Array, " n"]:
-    """Distinct places below `size` for the rows of largest norm; zero and other rows go beyond.
-
-    By a sorted array of norms alone, because sorting their slots along with them is slow on CPU.
-    """
-    # The largest entry first: squares of tiny entries would underflow, and their row be forgotten.
-    norm = jnp.max(jnp.abs(row), axis=1)
-    norm = norm * jnp.sqrt(jnp.sum((row / jnp.where(norm > 0, norm, 1)[:, None]) ** 2, axis=1))
-    norm = jax.lax.optimization_barrier(norm)  # one value, for the sort and for comparisons
-    least = jnp.sort(jnp.pad(norm, (size, 0)))[-size]
-    above, level = norm > least, (norm == least) & (norm > 0)
-    n_above = above.sum(dtype=jnp.int32)
-    place = jnp.where(
-        above,
-        jnp.cumsum(above, dtype=jnp.int32) - 1,
-        n_above + jnp.cumsum(level, dtype=jnp.int32) - 1,
-    )
-    return jnp.where(above | level, place, size)
+def _norm(row: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """Euclidean. The largest entry first: squares of tiny ones would underflow, and their row be
+    forgotten."""
+    size = jnp.max(jnp.abs(row), axis=1)
+    rest = row / jnp.where(size > 0, size, 1)[:, None]
+    return size * jnp.sqrt(jnp.sum(rest * rest, axis=1))

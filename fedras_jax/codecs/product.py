@@ -15,7 +15,7 @@ part's main direction, are our choice.
 import jax
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans
+from fedras_jax import bits, directions, kmeans, tables
 from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, Prepared
 
@@ -89,9 +89,11 @@ def product(
         return bits.measure(fields(ctx.sizes), ctx.sizes, data), state
 
     def decode(ctx, payload) -> ItemDelta:
+        del ctx
         data = payload.data
-        part = data["codebook"].astype(jnp.float32)[data["label"], jnp.arange(parts)]
-        row = part.reshape(-1, ctx.sizes.dim)
+        book = data["codebook"].astype(jnp.float32)
+        part = [tables.look_up(book[:, i], data["label"][:, i]) for i in range(parts)]
+        row = jnp.concatenate(part, axis=1)
         return ItemDelta(data["item"], jnp.where(data["mask"][:, None], row, 0), data["mask"])
 
     return Codec("product", fields, lambda sizes: (), prepare, encode, decode, max_actions=k)

@@ -15,7 +15,7 @@ are our choice.
 import jax
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans
+from fedras_jax import bits, directions, kmeans, tables
 from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
@@ -68,7 +68,7 @@ def residual(
             points = directions.along_main(left, delta.mask, k)
             label = directions.cluster(points, delta.mask, k_used, iterations).label
             centroid = bits.as_sent(kmeans.means(left, delta.mask, label, k), dtype)
-            said = centroid.astype(jnp.float32)[label]
+            said = tables.look_up(centroid.astype(jnp.float32), label)
             return jnp.where(delta.mask[:, None], left - said, 0), (centroid, label)
 
         row = bits.in_range(delta.row)
@@ -85,7 +85,8 @@ def residual(
     def decode(ctx, payload) -> ItemDelta:
         del ctx
         data = payload.data
-        row = data["codebook"].astype(jnp.float32)[data["label"], jnp.arange(stages)].sum(1)
+        book = data["codebook"].astype(jnp.float32)
+        row = sum(tables.look_up(book[:, i], data["label"][:, i]) for i in range(stages))
         return ItemDelta(data["item"], jnp.where(data["mask"][:, None], row, 0), data["mask"])
 
     return Codec("residual", fields, lambda sizes: (), unprepared, encode, decode, max_actions=k)

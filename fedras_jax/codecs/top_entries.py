@@ -12,12 +12,13 @@ Source: Aji and Heafield, Sparse communication for distributed gradient descent,
 et al., Deep gradient compression, ICLR 2018. How positions are written is our choice.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
-from fedras_jax import bits
+from fedras_jax import bits, native, reductions
 from fedras_jax.errors import SpecError, one_of
-from fedras_jax.types import Codec, ItemDelta, unprepared
+from fedras_jax.native import forms
+from fedras_jax.types import Codec, ItemDelta, Sizes, unprepared
 
 DTYPES = ("float32", "float16")
 
@@ -49,10 +50,9 @@ def top_entries(entries: int = 2048, *, dtype: str = "float32") -> Codec:
         del key, prepared, k
         m, d = ctx.sizes
         flat = delta.row.reshape(-1)
-        # A partial sort, a small part of a full one's work. Ties go to the lower position.
         # NaN first, so that it is not left out unseen.
         size = jnp.where(jnp.isnan(flat), jnp.inf, jnp.abs(flat))
-        _, at = jax.lax.top_k(size, min(entries, flat.size))
+        at = reductions.largest(size, min(entries, flat.size))
         value = bits.as_sent(flat[at], dtype)
         mask = delta.mask[at // d] & (value != 0)
         data = {
@@ -63,17 +63,32 @@ def top_entries(entries: int = 2048, *, dtype: str = "float32") -> Codec:
         return bits.measure(fields(ctx.sizes), ctx.sizes, data), state
 
     def decode(ctx, payload) -> ItemDelta:
-        m, d = ctx.sizes
         data = payload.data
-        owner = jnp.where(data["mask"], data["item"] // d, m)
-        # An item's slot is where it first stands in the sorted list, so that no item has two.
-        order = jnp.sort(owner)
-        first = (jnp.diff(order, prepend=-1) != 0) & (order < m)
-        slot = jnp.searchsorted(order, owner)
         value = jnp.where(data["mask"], data["value"].astype(jnp.float32), 0)
-        row = jnp.zeros((owner.size, d)).at[slot, data["item"] % d].add(value)
-        return ItemDelta(jnp.where(first, order, m), row, first)
+        return ItemDelta(*by_item(data["item"], data["mask"], value, ctx.sizes))
 
     return Codec(
         "top_entries", fields, lambda sizes: (), unprepared, encode, decode, support="subset"
     )
+
+
+def by_item(
+    position: Int[Array, " n"], mask: Bool[Array, " n"], value: Float[Array, " n"], sizes: Sizes
+) -> tuple[Int[Array, " n"], Float[Array, "n d"], Bool[Array, " n"]]:
+    """Rows of single entries: items, rows and mask.
+
+    An item's slot is where its first entry stands among all in order, so that no item has two.
+
+    Args:
+      position: i32[N], flat and distinct where unmasked. value: zero where masked.
+      sizes: M and D.
+    """
+    m, d = sizes
+    if native.on():
+        return forms.by_item(position, mask, value, m, d)
+    owner = jnp.where(mask, position // d, m)
+    order = jnp.sort(owner)
+    first = (jnp.diff(order, prepend=-1) != 0) & (order < m)
+    slot = jnp.searchsorted(order, owner)
+    row = jnp.zeros((owner.size, d)).at[slot, position % d].add(value)
+    return jnp.where(first, order, m), row, first

@@ -110,6 +110,34 @@ def lloyd_scratch(n, dim, n_clusters):
 
 
 @bridge.loop
+def averages(points, weight, score, k, before, centroid, label, best, total):
+    """A Lloyd step after products with all centroids: labels, and the means of what they name.
+
+    A cluster that is empty, or is the k-th or above, keeps its centroid. `best` and `total` are
+    scratch.
+    """
+    fill(label, 0)
+    fill(best, -np.inf)
+    for c in range(k):
+        higher(score[c], np.int32(c), label, best)
+    for c in range(centroid.shape[0]):
+        total[c] = 0
+        fill(centroid[c], 0)
+    for i in range(points.shape[0]):
+        c, w = label[i], weight[i]
+        total[c] += w
+        for d in range(points.shape[1]):
+            centroid[c, d] += w * points[i, d]
+    for c in range(centroid.shape[0]):
+        share = _F(1) / total[c] if total[c] > 0 else _F(0)
+        if share > 0:
+            for d in range(points.shape[1]):
+                centroid[c, d] *= share
+        else:
+            copy(centroid[c], before[c])
+
+
+@bridge.loop
 def means(points, mask, label, largest, mean, total):
     """`kmeans.means`; entries beyond `largest` count as NaN."""
     n, dim = points.shape
@@ -306,6 +334,25 @@ def run_lloyd(frame):
                 centroid,
                 bridge.i32_1(bridge.result(frame, 1), like, at),
                 bridge.f32_0(bridge.result(frame, 2), like, at),
+                bridge.f32_1(bridge.result(frame, 3), like, at),
+            )
+    return 0
+
+
+@bridge.target("averages")
+def run_averages(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 2)):
+            averages(
+                bridge.f32_2(bridge.operand(frame, 0), like, at),
+                bridge.f32_1(bridge.operand(frame, 1), like, at),
+                bridge.f32_2(bridge.operand(frame, 2), like, at),
+                bridge.i32_0(bridge.operand(frame, 4), like, at)[0],
+                bridge.f32_2(bridge.operand(frame, 3), like, at),
+                bridge.f32_2(like, like, at),
+                bridge.i32_1(bridge.result(frame, 1), like, at),
+                bridge.f32_1(bridge.result(frame, 2), like, at),
                 bridge.f32_1(bridge.result(frame, 3), like, at),
             )
     return 0

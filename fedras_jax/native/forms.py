@@ -25,10 +25,15 @@ _MODULES = {
     "line_table": "line",
     "line_levels": "line",
     "lloyd": "clusters",
+    "averages": "clusters",
     "means": "clusters",
     "kept": "clusters",
     "main_directions": "clusters",
     "ascending": "sets",
+    "find": "sets",
+    "often": "counting",
+    "largest": "entries",
+    "by_item": "entries",
 }
 
 _BOOL, _I32, _U32, _F32 = jnp.bool_, jnp.int32, jnp.uint32, jnp.float32
@@ -242,6 +247,35 @@ def lloyd(
     return _call("lloyd", results, *operands)[:3]
 
 
+def averages(
+    points: Float[Array, "n d"],
+    weight: Float[Array, " n"],
+    score: Float[Array, "k n"],
+    centroid: Float[Array, "k d"],
+    k: Integer[Array, ""] | int,
+) -> tuple[Array, Array]:
+    """Centroids after a Lloyd step, f32[K, D], and the labels that they are means of, i32[N].
+
+    Args:
+      score: what is highest for the centroid that is nearest.
+    """
+    (n, dim), n_clusters = points.shape, centroid.shape[0]
+    results = (
+        _shape(_F32, n_clusters, dim),
+        _shape(_I32, n),
+        _shape(_F32, n),
+        _shape(_F32, n_clusters),
+    )
+    operands = (
+        _as(_F32, points, n, dim),
+        _as(_F32, weight, n),
+        _as(_F32, score, n_clusters, n),
+        _as(_F32, centroid, n_clusters, dim),
+        jnp.minimum(_as(_I32, k), n_clusters),
+    )
+    return _call("averages", results, *operands)[:2]
+
+
 def means(
     points: Float[Array, "n d"],
     mask: Bool[Array, " n"],
@@ -291,3 +325,47 @@ def ascending(
     results = _shape(_I32, n), _shape(_I32), _shape(_U32, n), _shape(_U32, 2**11)
     operands = _as(_I32, item, n), _as(_BOOL, mask, n), _as(_I32, universe)
     return _call("ascending", results, *operands)[:2]
+
+
+def often(
+    symbol: Integer[Array, "n r"], mask: Bool[Array, " n"], lowest: int, n_symbols: int
+) -> Int[Array, "k r"]:
+    """How often each of so many symbols, from the lowest on, occurs in each column."""
+    n, columns = symbol.shape
+    operands = _as(_I32, symbol, n, columns), _as(_BOOL, mask, n), _as(_I32, lowest)
+    return _call("often", _shape(_I32, n_symbols, columns), *operands)
+
+
+def find(
+    among: Int[Array, " q"], item: Int[Array, " n"], mask: Bool[Array, " n"]
+) -> tuple[Array, Array]:
+    """`sets.find`."""
+    q, n = among.shape[0], item.shape[0]
+    results = _shape(_BOOL, n), _shape(_I32, n), _shape(_I32, _loops("find").find_scratch(q))
+    return _call("find", results, _as(_I32, among, q), _as(_I32, item, n), _as(_BOOL, mask, n))[:2]
+
+
+def largest(x: Float[Array, " n"], count: int) -> Int[Array, " k"]:
+    """`reductions.largest`."""
+    results = _shape(_I32, count), _shape(_U32, _loops("largest").DIGITS)
+    return _call("largest", results, _as(_F32, x, x.shape[0]))[0]
+
+
+def by_item(
+    position: Int[Array, " n"],
+    mask: Bool[Array, " n"],
+    value: Float[Array, " n"],
+    n_items: int,
+    dim: int,
+) -> tuple[Array, Array, Array]:
+    """Items, rows and mask of `top_entries`' decoded delta."""
+    n = position.shape[0]
+    results = (
+        _shape(_I32, n),
+        _shape(_F32, n, dim),
+        _shape(_BOOL, n),
+        _shape(_U32, 2, n),
+        _shape(_U32, _loops("by_item").DIGITS),
+    )
+    operands = _as(_I32, position, n), _as(_BOOL, mask, n), _as(_F32, value, n), _as(_I32, n_items)
+    return _call("by_item", results, *operands)[:3]

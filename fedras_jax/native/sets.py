@@ -1,4 +1,4 @@
-"""Sets of items: in order, and how many bits they take (`bits`)."""
+"""Sets of items: in order, how many bits they take (`bits`), and one in another (`sets`)."""
 
 import numpy as np
 
@@ -57,6 +57,57 @@ def set_bits(order, n, universe):
             before = order[i]
         least = min(least, total)
     return least
+
+
+def find_scratch(q):
+    """Slots of the hash table that `find` needs room for."""
+    return 2 ** (2 * q).bit_length()
+
+
+@bridge.exact
+def hashed(x, bits):
+    """A place below 2^bits: the high bits of a product with 2^32 over the golden ratio."""
+    return np.int64(np.uint32(np.uint32(x) * np.uint32(0x9E3779B1)) >> np.uint32(32 - bits))
+
+
+@bridge.exact
+def find(among, item, mask, found, at, table):
+    """`sets.find`: open addressing; `table` is scratch and holds slots of `among`, from 1."""
+    bits = 0
+    while 2**bits < table.shape[0]:
+        bits += 1
+    last = table.shape[0] - 1
+    fill(table, 0)
+    for i in range(among.shape[0]):
+        place = hashed(among[i], bits)
+        while table[place] > 0 and among[table[place] - 1] != among[i]:
+            place = (place + 1) & last
+        if table[place] == 0:
+            table[place] = i + 1
+    for i in range(item.shape[0]):
+        found[i], at[i] = False, 0
+        if mask[i]:
+            place = hashed(item[i], bits)
+            while table[place] > 0 and among[table[place] - 1] != item[i]:
+                place = (place + 1) & last
+            if table[place] > 0:
+                found[i], at[i] = True, table[place] - 1
+
+
+@bridge.target("find")
+def run_find(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            find(
+                bridge.i32_1(bridge.operand(frame, 0), like, at),
+                bridge.i32_1(bridge.operand(frame, 1), like, at),
+                bridge.bool_1(bridge.operand(frame, 2), like, at),
+                bridge.bool_1(like, like, at),
+                bridge.i32_1(bridge.result(frame, 1), like, at),
+                bridge.i32_1(bridge.result(frame, 2), like, at),
+            )
+    return 0
 
 
 @bridge.target("ascending")
