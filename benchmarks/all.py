@@ -54,6 +54,7 @@ def calls(dataset: str, data_dir: str | None) -> dict[str, list[str]]:
         "spread": few,
         "hosts": [],
         "million": ["--clients=1000000", "--items=100000"],
+        "conversion": ["--rows=100000000", "--users=1000000", "--items=100000"],
     }
     if ONLY.value:
         return {name: args for name, args in (found | more).items() if name in ONLY.value}

@@ -14,18 +14,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks import harness
+from benchmarks import harness, memory
 from fedras_jax import cohort
 from fedras_jax.assembly import assemble, split_of
 from fedras_jax.data.store import is_store, open_store
@@ -48,30 +44,6 @@ REFERENCE = flags.DEFINE_string("reference", "synthetic:6040x3706x165", "As in S
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets lie.")
 REFERENCE_COHORT = flags.DEFINE_integer("reference_cohort", 600, "Clients a round of it.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
-
-
-def anonymous() -> int:
-    """Bytes of this process's anonymous memory; files that are mapped are not part of it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(x.split()[1]) for x in lines if x.startswith("RssAnon"))
-
-
-@contextmanager
-def peak() -> Iterator[list[int]]:
-    """The largest `anonymous` while the block runs, in the list's only place."""
-    found, over = [anonymous()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            found[0] = max(found[0], anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        over.set()
-        watcher.join()
 
 
 def made(path: str) -> float:
@@ -146,7 +118,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = STORE.value or os.path.join(folder, "store")
         made_s = made(path)
-        with peak() as highest:
+        with memory.peak() as highest:
             done = one_pass(path, mesh)
     speed, trained = done.summary["speed"], sum(row["clients"] for row in done.rounds)
     rows = sum(row["examples"] for row in done.rounds) / trained

@@ -16,8 +16,10 @@ from fedras_jax import (
     reductions,
     rng,
     samplers,
+    sets,
     tables,
 )
+from fedras_jax.codecs import top_entries
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.dense import dense
 from fedras_jax.codecs.directional import directional
@@ -26,7 +28,7 @@ from fedras_jax.models.mf import mf
 from fedras_jax.native import forms
 from fedras_jax.rounds import federated
 from fedras_jax.simulate import simulate
-from fedras_jax.types import Histories
+from fedras_jax.types import Histories, Sizes
 
 pytestmark = pytest.mark.skipif(not native.on(), reason="the loops are for CPU, and need numba")
 
@@ -205,7 +207,7 @@ def test_main_directions_of_what_is_too_large_are_nan():
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 5])
-@pytest.mark.parametrize("dim", [1, 3, 4, kmeans.NARROW])
+@pytest.mark.parametrize("dim", [1, 3, 4, kmeans.NARROW, 2 * kmeans.NARROW + 1])
 def test_lloyd(iterations, dim):
     rows, mask = clients(dim=dim)
     start = rows[:, ::10]
@@ -214,7 +216,8 @@ def test_lloyd(iterations, dim):
 
     def run(rows, mask, start, k, weights):
         found = kmeans.lloyd(rows, mask, start, k=k, weights=weights, iterations=iterations)
-        return jnp.where(k > 0, found.inertia, 0), found.label
+        used = (jnp.arange(len(start)) < k)[:, None]
+        return jnp.where(k > 0, found.inertia, 0), found.label, jnp.where(used, found.centroid, 0)
 
     agree(run, rows, mask, start, jnp.array([0, 1, 4, 8, 3]), weights)
 
@@ -293,6 +296,59 @@ def test_sets(universe):
     n = mask.sum(1)
     for k in (jnp.minimum(n, K), n):
         agree(lambda i, m, y, k: bits.own_actions(i, m, y, k, N, universe), item, mask, label, k)
+
+
+@pytest.mark.parametrize("universe", [80, 1000, 5_000_000])
+def test_one_set_in_another(universe):
+    r = np.random.default_rng(universe)
+    item = jnp.asarray([r.choice(universe, N, replace=False) for _ in range(5)], jnp.int32)
+    among = jnp.asarray([r.choice(universe, 40, replace=False) for _ in range(5)], jnp.int32)
+    among = among.at[:, 20:30].set(item[:, :10]).at[:, 35:].set(universe)  # and empty slots
+    _, mask = clients()
+    agree(sets.find, among, item, mask)
+    found, at = sets.find(among[4], item[4], mask[4])
+    held = np.isin(item[4], among[4])
+    np.testing.assert_array_equal(found, held)
+    np.testing.assert_array_equal(among[4][at][held], item[4][held])
+
+
+def test_how_often_symbols_occur():
+    r = np.random.default_rng(0)
+    _, mask = clients()
+    for columns in (1, 3):
+        level = np.round(4 * r.standard_cauchy((5, N, columns))).clip(-bits.REACH, bits.REACH)
+        level = jnp.asarray(level, jnp.int8)
+        agree(bits.level_bits, level, mask)
+        label = jnp.asarray(r.integers(0, K, (5, N, columns)), jnp.uint8)
+        agree(lambda y, m: bits.entropy_bits(y, m, jnp.int32(K), K), label, mask)
+
+
+@pytest.mark.parametrize("count", [1, 7, N - 1, N])
+def test_largest(count):
+    r = np.random.default_rng(count)
+    x = r.standard_cauchy((5, N)).astype(np.float32)
+    x[1] = r.integers(-2, 3, N)  # ties
+    x[2, ::3] = np.inf
+    x[3] = 0
+    x[4] *= np.float32(1e-41)  # subnormal
+    agree(lambda x: reductions.largest(x, count), jnp.asarray(x))
+    order = np.argsort(-x, axis=1, kind="stable")[:, :count]
+    found = jax.vmap(lambda x: reductions.largest(x, count))(jnp.asarray(x))
+    np.testing.assert_array_equal(found[:4], np.sort(order)[:4])
+
+
+@pytest.mark.parametrize("n_items", [9, M, 50_000])
+def test_rows_of_single_entries(n_items):
+    r = np.random.default_rng(n_items)
+    position = [r.choice(n_items * D, N, replace=False) for _ in range(5)]
+    _, mask = clients()
+    value = jnp.where(mask, jnp.asarray(r.normal(size=(5, N)), jnp.float32), 0)
+    agree(
+        lambda p, m, v: top_entries.by_item(p, m, v, Sizes(n_items, D)),
+        jnp.asarray(position, jnp.int32),
+        mask,
+        value,
+    )
 
 
 def test_nested_maps_share_what_is_the_same():

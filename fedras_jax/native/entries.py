@@ -1,4 +1,4 @@
-"""Single entries of rows: which are largest (`reductions`), and rows made of some (`top_entries`)."""
+"""Single entries of rows: which are largest (`reductions`), and rows of some (`top_entries`)."""
 
 import numpy as np
 
