@@ -61,8 +61,13 @@ def largest(x: Float[Array, " n"], count: int) -> Int[Array, " k"]:
 
     Args:
       x: f32[N], no NaN.
-      count: how many, at most N.
+      count: how many.
+
+    Raises:
+      ValueError: there are not as many.
     """
+    if count > x.shape[0]:
+        raise ValueError(f"{count} of {x.shape[0]} numbers")
     if native.on():
         return forms.largest(x, count)
     # A partial sort, a small part of a full one's work.

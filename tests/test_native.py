@@ -334,7 +334,12 @@ def test_largest(count):
     agree(lambda x: reductions.largest(x, count), jnp.asarray(x))
     order = np.argsort(-x, axis=1, kind="stable")[:, :count]
     found = jax.vmap(lambda x: reductions.largest(x, count))(jnp.asarray(x))
-    np.testing.assert_array_equal(found[:4], np.sort(order)[:4])
+    np.testing.assert_array_equal(found, np.sort(order))
+
+
+def test_the_largest_of_fewer_numbers_are_refused():
+    with pytest.raises(ValueError, match="4 of 3 numbers"):
+        reductions.largest(jnp.ones(3), 4)
 
 
 @pytest.mark.parametrize("n_items", [9, M, 50_000])

@@ -60,8 +60,8 @@ def set_bits(order, n, universe):
 
 
 def find_scratch(q):
-    """Slots of the hash table that `find` needs room for."""
-    return 2 ** (2 * q).bit_length()
+    """Slots of the hash table that `find` needs room for: never full, and at least two."""
+    return 2 ** max((2 * q).bit_length(), 1)
 
 
 @bridge.exact
