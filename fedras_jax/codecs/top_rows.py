@@ -9,11 +9,10 @@ Source: top-k sparsification (Aji and Heafield, Sparse communication for distrib
 descent, EMNLP 2017), by rows instead of entries; that is our choice.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fedras_jax import bits
+from fedras_jax import bits, reductions
 from fedras_jax.errors import SpecError, one_of
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
@@ -40,9 +39,8 @@ def top_rows(rows: int = 32, *, dtype: str = "float32") -> Codec:
 
     def encode(ctx, key, delta, prepared, k, state):
         del key, prepared, k
-        # Ties go to the lower slot.
         row = bits.in_range(delta.row)
-        _, at = jax.lax.top_k(_norm(row, delta.mask), min(rows, delta.mask.shape[0]))
+        at = reductions.largest(_norm(row, delta.mask), min(rows, delta.mask.shape[0]))
         row = bits.as_sent(row[at], dtype)
         mask = delta.mask[at] & jnp.any(row != 0, axis=1)
         item = jnp.where(mask, delta.item[at], ctx.sizes.items)
