@@ -64,7 +64,7 @@ def write(path: Path) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    harness.all_cores()
+    harness.all_cores(keep_pages=False)
     with tempfile.TemporaryDirectory(dir=FOLDER.value) as folder:
         source = Path(folder) / f"ratings.{FORM.value}"
         write(source)

@@ -60,7 +60,7 @@ def largest(x: Float[Array, " n"], count: int) -> Int[Array, " k"]:
     """Positions of the largest numbers, in the order of positions; the first of equal ones.
 
     Args:
-      x: f32[N], no NaN.
+      x: f32[N], no NaN and no -0.
       count: how many.
 
     Raises:

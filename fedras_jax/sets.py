@@ -12,7 +12,7 @@ def find(
 ) -> tuple[Bool[Array, " n"], Int[Array, " n"]]:
     """Whether each unmasked item is among others, and in which slot; 0 where it is not.
 
-    By sorting, so that it takes no array of all M items. The lowest slot of several.
+    By sorting or hashing, so that it takes no array of all M items. The lowest slot of several.
     """
     if native.on():
         return forms.find(among, item, mask)

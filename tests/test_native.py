@@ -320,6 +320,7 @@ def test_how_often_symbols_occur():
         level = jnp.asarray(level, jnp.int8)
         agree(bits.level_bits, level, mask)
         label = jnp.asarray(r.integers(0, K, (5, N, columns)), jnp.uint8)
+        agree(lambda s, m: bits._often(s, m, -2, 4), level, mask)  # and symbols beyond
         agree(lambda y, m: bits.entropy_bits(y, m, jnp.int32(K), K), label, mask)
 
 
@@ -350,7 +351,7 @@ def test_rows_of_single_entries(n_items):
     value = jnp.where(mask, jnp.asarray(r.normal(size=(5, N)), jnp.float32), 0)
     agree(
         lambda p, m, v: top_entries.by_item(p, m, v, Sizes(n_items, D)),
-        jnp.asarray(position, jnp.int32),
+        jnp.where(mask, jnp.asarray(position, jnp.int32), n_items * D),
         mask,
         value,
     )

@@ -101,7 +101,8 @@ def error_feedback(codec: Codec, rows: int = 64) -> Codec:
 
 def _norm(row: Float[Array, "n d"]) -> Float[Array, " n"]:
     """Euclidean. The largest entry first: squares of tiny ones would underflow, and their row be
-    forgotten."""
+    forgotten. Zero for a row that is not finite: it is sent, where it shows, and not kept."""
     size = jnp.max(jnp.abs(row), axis=1)
     rest = row / jnp.where(size > 0, size, 1)[:, None]
-    return size * jnp.sqrt(jnp.sum(rest * rest, axis=1))
+    norm = size * jnp.sqrt(jnp.sum(rest * rest, axis=1))
+    return jnp.where(jnp.isfinite(norm), norm, 0)

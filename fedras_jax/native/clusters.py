@@ -129,8 +129,8 @@ def averages(points, weight, score, k, before, centroid, label, best, total):
         for d in range(points.shape[1]):
             centroid[c, d] += w * points[i, d]
     for c in range(centroid.shape[0]):
-        share = _F(1) / total[c] if total[c] > 0 else _F(0)
-        if share > 0:
+        if total[c] > 0:
+            share = _F(1) / total[c]
             for d in range(points.shape[1]):
                 centroid[c, d] *= share
         else:

@@ -5,7 +5,6 @@ import numpy as np
 from fedras_jax.native import bridge
 from fedras_jax.native.vectors import fill
 
-_F = np.float32
 _DIGITS = (21, 11), (10, 11), (0, 10)  # of a key, from the highest: where they begin, and bits
 DIGITS = 2**11
 
