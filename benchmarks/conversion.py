@@ -2,8 +2,8 @@
 
     python -m benchmarks.conversion --rows=100000000 --users=1000000 --items=100000
 
-Writes a file of that many ratings in random order (users and items by Zipf's law; ids, stars and
-seconds are numbers), converts it, and prints rows per second and by how much the process's
+Writes a file of that many ratings, users and items in random order (items and half of the rows'
+users by Zipf's law, the others evenly; ids, stars and seconds are numbers), converts it, and prints rows per second and by how much the process's
 anonymous memory grew at most. What is allowed is --memory; libraries may take .05 GiB on top. The
 files lie in --folder, 25 bytes a row for csv and as many again while it runs, and are deleted.
 """
@@ -84,7 +84,8 @@ def main(argv: list[str]) -> None:
             "allowed, GiB": MEMORY.value,
         }
     grown = (highest[0] - before) / 2**30
-    whole = harness.Need("100,000,000 rows", ROWS.value == 10**8)
+    size = (ROWS.value, FORM.value, MEMORY.value)
+    whole = harness.Need("100,000,000 rows of csv, 1 GiB", size == (10**8, "csv", 1.0))
     limit = MEMORY.value + LIBRARIES
     bars = [harness.bar("conversion: growth of anonymous memory, GiB", grown, "<=", limit, whole)]
     figures["growth of anonymous memory, GiB"] = grown

@@ -49,7 +49,7 @@ def lloyd(
     """Lloyd's algorithm from given centroids.
 
     Args:
-      points: f32[N, D].
+      points: f32[N, D], finite: of others a centroid at least becomes NaN, in the JAX form all.
       mask: bool[N]; masked points belong to no cluster.
       start: f32[K, D] first centroids.
       k: clusters in use, 1 <= k <= K; all K when None.
