@@ -3,9 +3,10 @@
     python -m benchmarks.conversion --rows=100000000 --users=1000000 --items=100000
 
 Writes a file of that many ratings, users and items in random order (items and half of the rows'
-users by Zipf's law, the others evenly; ids, stars and seconds are numbers), converts it, and prints rows per second and by how much the process's
-anonymous memory grew at most. What is allowed is --memory; libraries may take .05 GiB on top. The
-files lie in --folder, 25 bytes a row for csv and as many again while it runs, and are deleted.
+users by Zipf's law, the others evenly; ids, stars and seconds are numbers), converts it, and prints
+rows per second and by how much the process's anonymous memory grew at most. What is allowed is
+--memory; libraries may take .05 GiB on top. The files lie in --folder, 25 bytes a row for csv and
+as many again while it runs, and are deleted.
 """
 
 import tempfile
