@@ -36,6 +36,8 @@ class Table:
       best: f32[K + 1, B + 1], least cost of the first j bins in k clusters.
       cost: f32[B + 1, B + 1], `cost[j, i]` of bins i, ..., j - 1 in one cluster.
       mass: f32[B], mean: f32[B], the bins' weights and means.
+      order: i32[N], places of the unmasked values, the lowest value first, and N beyond them;
+        i32[0] in the JAX form, which compares with every edge and level instead.
     """
 
     error: Array
@@ -43,6 +45,7 @@ class Table:
     cost: Array
     mass: Array
     mean: Array
+    order: Array
 
 
 class Levels(NamedTuple):
@@ -89,7 +92,7 @@ def table(
     within = jnp.dot(weight, (unit - mean[place]) ** 2, precision=PRECISION)
     nothing = jnp.dot(weight, values * values, precision=PRECISION)
     error = jnp.concatenate([nothing[None], (rest[:, -1] + within) * scale * scale])
-    return Table(error, best, cost, mass, mean * scale + centre)
+    return Table(error, best, cost, mass, mean * scale + centre, jnp.zeros(0, jnp.int32))
 
 
 def levels(
@@ -111,7 +114,7 @@ def levels(
     """
     weight = mask.astype(values.dtype) if weights is None else weights * mask
     if native.on():
-        return Levels(*forms.line_levels(tab, values, mask, weight, k, polish))
+        return Levels(*forms.line_levels(tab, values, weight, k, polish))
     n_clusters, n_bins = tab.best.shape[0] - 1, tab.mass.shape[0]
     order = jnp.arange(n_clusters)
     bin_index = jnp.arange(n_bins)

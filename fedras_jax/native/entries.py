@@ -2,17 +2,11 @@
 
 import numpy as np
 
-from fedras_jax.native import bridge
+from fedras_jax.native import bridge, sorting
 from fedras_jax.native.vectors import fill
 
 _DIGITS = (21, 11), (10, 11), (0, 10)  # of a key, from the highest: where they begin, and bits
-DIGITS = 2**11
-
-
-@bridge.exact
-def key_of(bits):
-    """The bits of a float32 as an unsigned number of the same order."""
-    return np.uint32(bits) ^ (np.uint32(0xFFFFFFFF) if bits < 0 else np.uint32(0x80000000))
+COUNTS = 2**11  # of the values of a digit
 
 
 @bridge.exact
@@ -26,7 +20,7 @@ def largest(x, at, count):
     for shift, width in _DIGITS:
         fill(count, 0)
         for i in range(bits.shape[0]):
-            key = key_of(bits[i])
+            key = sorting.key_of(bits[i])
             if key & known == least:
                 count[(key >> np.uint32(shift)) & np.uint32(2**width - 1)] += np.uint32(1)
         digit = 2**width - 1
@@ -38,7 +32,7 @@ def largest(x, at, count):
     # `left` of those that are equal to the smallest: the first.
     n = 0
     for i in range(bits.shape[0]):
-        key = key_of(bits[i])
+        key = sorting.key_of(bits[i])
         if key > least or (key == least and left > 0):
             left -= np.int64(key == least)
             if n < n_wanted:
@@ -47,35 +41,20 @@ def largest(x, at, count):
 
 
 @bridge.exact
-def by_item(position, mask, value, n_items, item, row, first, order, count):
-    """`top_entries.by_item`; `order` u32[2, N] and `count` u32[2^11] are scratch."""
+def by_item(position, mask, value, n_items, item, row, first, words, count):
+    """`top_entries.by_item`; `words` u32[4, N] and `count` u32[2^DIGIT] are scratch."""
     n, dim, size = 0, row.shape[1], position.shape[0]
+    key, order = words[0], words[1]
     for i in range(size):
         if mask[i]:
-            order[0, n] = i
+            key[n], order[n] = position[i] // dim, i
             n += 1
         item[i], first[i] = n_items, False
         fill(row[i], 0)
-    shift, here = 0, 0
-    while n > 1 and (n_items - 1) >> shift > 0:
-        fill(count, 0)
-        for i in range(n):
-            count[((position[order[here, i]] // dim) >> shift) & (DIGITS - 1)] += np.uint32(1)
-        before = np.uint32(0)
-        for digit in range(DIGITS):
-            now = count[digit]
-            count[digit] = before
-            before += now
-        for i in range(n):
-            digit = ((position[order[here, i]] // dim) >> shift) & (DIGITS - 1)
-            order[1 - here, count[digit]] = order[here, i]
-            count[digit] += np.uint32(1)
-        here = 1 - here
-        shift += 11
+    sorting.sort(key[:n], order[:n], sorting.width_below(n_items), words[2:], count)
     slot = 0
     for i in range(n):
-        at = order[here, i]
-        m = position[at] // dim
+        at, m = order[i], np.int64(key[i])
         if i == 0 or m != item[slot]:
             slot = i
             item[slot], first[slot] = m, True

@@ -183,39 +183,43 @@ def line_table(
     weight: Float[Array, " n"],
     n_clusters: int,
     bins: int,
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[Array, ...]:
     """Fields of `kmeans1d.Table`."""
     n = values.shape[0]
+    room, words = _loops("line_table").table_scratch(n, bins)
     results = (
         _shape(_F32, n_clusters + 1),
         _shape(_F32, n_clusters + 1, bins + 1),
         _shape(_F32, bins + 1, bins + 1),
         _shape(_F32, bins),
         _shape(_F32, bins),
-        _shape(_F32, _loops("line_table").table_scratch(n, bins)),
         _shape(_I32, n),
+        _shape(_F32, room),
+        _shape(_U32, words),
     )
     operands = _as(_F32, values, n), _as(_BOOL, mask, n), _as(_F32, weight, n)
-    return _call("line_table", results, *operands)[:5]
+    return _call("line_table", results, *operands)[:6]
 
 
 def line_levels(
     table: Any,
     values: Float[Array, " n"],
-    mask: Bool[Array, " n"],
     weight: Float[Array, " n"],
     k: Integer[Array, ""] | int,
     polish: int,
 ) -> tuple[Array, Array]:
     """Fields of `kmeans1d.Levels`."""
-    n, n_clusters = values.shape[0], table.best.shape[0] - 1
-    room = _loops("line_levels").levels_scratch(n, n_clusters)
-    results = _shape(_F32, n_clusters), _shape(_I32, n), _shape(_F32, room)
-    bins = table.mass.shape[0]
+    n, n_clusters, bins = values.shape[0], table.best.shape[0] - 1, table.mass.shape[0]
+    results = (
+        _shape(_F32, n_clusters),
+        _shape(_I32, n),
+        _shape(_F32, 2 * n),
+        _shape(_I32, n_clusters + 1),
+    )
     operands = (
         _as(_F32, values, n),
-        _as(_BOOL, mask, n),
         _as(_F32, weight, n),
+        _as(_I32, table.order, n),
         _as(_F32, table.best, n_clusters + 1, bins + 1),
         _as(_F32, table.cost, bins + 1, bins + 1),
         _as(_F32, table.mass, bins),
@@ -322,7 +326,8 @@ def ascending(
 ) -> tuple[Array, Array]:
     """The unmasked items in order, i32[N], `universe` beyond them; and bits of the set, i32[]."""
     n = item.shape[0]
-    results = _shape(_I32, n), _shape(_I32), _shape(_U32, n), _shape(_U32, 2**11)
+    room = _loops("ascending").BITMAP
+    results = _shape(_I32, n), _shape(_I32), _shape(_U32, 3, n), _shape(_U32, room)
     operands = _as(_I32, item, n), _as(_BOOL, mask, n), _as(_I32, universe)
     return _call("ascending", results, *operands)[:2]
 
@@ -347,7 +352,7 @@ def find(
 
 def largest(x: Float[Array, " n"], count: int) -> Int[Array, " k"]:
     """`reductions.largest`."""
-    results = _shape(_I32, count), _shape(_U32, _loops("largest").DIGITS)
+    results = _shape(_I32, count), _shape(_U32, _loops("largest").COUNTS)
     return _call("largest", results, _as(_F32, x, x.shape[0]))[0]
 
 
@@ -364,8 +369,8 @@ def by_item(
         _shape(_I32, n),
         _shape(_F32, n, dim),
         _shape(_BOOL, n),
-        _shape(_U32, 2, n),
-        _shape(_U32, _loops("by_item").DIGITS),
+        _shape(_U32, 4, n),
+        _shape(_U32, 2 ** _loops("by_item").sorting.DIGIT),
     )
     operands = _as(_I32, position, n), _as(_BOOL, mask, n), _as(_F32, value, n), _as(_I32, n_items)
     return _call("by_item", results, *operands)[:3]

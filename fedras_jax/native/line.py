@@ -2,46 +2,47 @@
 
 import numpy as np
 
-from fedras_jax.native import bridge
-from fedras_jax.native.vectors import fill
+from fedras_jax.native import bridge, sorting
+from fedras_jax.native.vectors import dot, fill, summed
 
 _F = np.float32
 _REFINEMENTS = 4  # those of `kmeans1d`
 _TINY = _F(1e-30)
 
 
-@bridge.loop
-def place_in(unit, low, n_bins, place):
-    """The last bin that begins at or below each value, by comparing with every edge."""
-    fill(place, 0)
-    b = 1
-    while b + 4 <= n_bins:
-        p, q, r, s = low[b], low[b + 1], low[b + 2], low[b + 3]
-        for i in range(unit.shape[0]):
-            x = unit[i]
-            place[i] += np.int32(x >= p) + np.int32(x >= q) + np.int32(x >= r) + np.int32(x >= s)
-        b += 4
-    while b < n_bins:
-        p = low[b]
-        for i in range(unit.shape[0]):
-            place[i] += np.int32(unit[i] >= p)
-        b += 1
+@bridge.exact
+def first_from(values, first, last, least):
+    """Where values in order, from first to last, are at or above `least` from."""
+    size = last - first
+    while size > 0:
+        half = size // 2
+        above = values[first + half] >= least
+        first = first if above else first + half + 1
+        size = half if above else size - half - 1
+    return first
 
 
 @bridge.exact
-def adaptive_bins(unit, weight, bins, low, high, place, mass, share, fresh):
-    """`kmeans1d._adaptive_bins` into `low`; the others are scratch."""
+def adaptive_bins(unit, weight, bins, low, high, begin, mass, share, fresh):
+    """`kmeans1d._adaptive_bins` of values in order into `low`.
+
+    In `begin` comes where each bin's values begin, and where the last one's end; `high`, `mass`,
+    `share` and `fresh` are scratch.
+    """
     n = bins // _REFINEMENTS
     for b in range(n):
         low[b], high[b] = _F(b) / _F(n), _F(b + 1) / _F(n)
-    for level in range(1, _REFINEMENTS):
+    for level in range(1, _REFINEMENTS + 1):
+        # Values below the first edge belong to the first bin.
+        begin[0], begin[n] = 0, unit.shape[0]
+        for b in range(1, n):
+            begin[b] = first_from(unit, begin[b - 1], unit.shape[0], low[b])
+        if level == _REFINEMENTS:
+            return
         size = bins * (level + 1) // _REFINEMENTS
-        place_in(unit, low, n, place)
-        fill(mass[:n], 0)
-        for i in range(unit.shape[0]):
-            mass[place[i]] += weight[i]
         total, filled = _F(0), 0
         for b in range(n):
+            mass[b] = summed(weight[begin[b] : begin[b + 1]])
             share[b] = 0
             if mass[b] > 0:
                 filled += 1
@@ -96,10 +97,13 @@ def interval_costs(mass, mean, cost, across, run):
 
 
 @bridge.loop
-def lower(best, before, cost):
+def lower(best, w, x, y, z, a, b, c, d):
+    """best = the least of itself and of four costs with one number each added."""
     for e in range(best.shape[0]):
-        found, old = before + cost[e], best[e]
-        best[e] = found if found < old else old
+        p, q, r, s = w + a[e], x + b[e], y + c[e], z + d[e]
+        p, r, old = (p if p < q else q), (r if r < s else s), best[e]
+        p = p if p < r else r
+        best[e] = p if p < old else old
 
 
 @bridge.loop
@@ -109,9 +113,15 @@ def programme(across, best):
     fill(best[0], np.inf)
     best[0, 0] = 0
     for k in range(1, best.shape[0]):
-        fill(best[k], np.inf)
-        for b in range(n):
-            lower(best[k, b:], best[k - 1, b], across[b, b:])
+        now, before = best[k], best[k - 1]
+        fill(now, np.inf)
+        for b in range(0, n, 4):
+            # Of the last ones, some are looked at twice.
+            c, d, e = min(b + 1, n - 1), min(b + 2, n - 1), min(b + 3, n - 1)
+            lower(
+                now[b:], before[b], before[c], before[d], before[e],
+                across[b, b:], across[c, b:], across[d, b:], across[e, b:],
+            )  # fmt: skip
 
 
 @bridge.exact
@@ -123,50 +133,74 @@ def finite(values, mask):
     return wrong == 0
 
 
+@bridge.exact
+def in_order(values, mask, order, key, spare, count):
+    """Places of the unmasked values into `order`, the lowest value first; returns how many.
+
+    `key` u32[N], `spare` u32[2, N] and `count` are scratch.
+    """
+    bits, n = values.view(np.int32), 0
+    for i in range(values.shape[0]):
+        if mask[i]:
+            key[n], order[n] = sorting.key_of(bits[i]), i
+            n += 1
+    sorting.sort(key[:n], order[:n], 32, spare, count)
+    for i in range(n, values.shape[0]):
+        order[i] = values.shape[0]
+    return n
+
+
 @bridge.loop
-def table(values, mask, weight, error, best, cost, mass, mean, scratch, place):
+def inside(unit, weight, mean):
+    """Weighted squared error of values about a mean."""
+    total = _F(0)
+    for i in range(unit.shape[0]):
+        gap = unit[i] - mean
+        total += weight[i] * gap * gap
+    return total
+
+
+@bridge.loop
+def table(values, mask, weight, error, best, cost, mass, mean, order, scratch, words):
     if not finite(values, mask):
         fill(error, np.nan)
         fill(mass, np.nan)
         fill(mean, np.nan)
+        fill(order, values.shape[0])
         for k in range(best.shape[0]):
             fill(best[k], np.nan)
         for b in range(cost.shape[0]):
             fill(cost[b], np.nan)
         return
-    n, bins = values.shape[0], mass.shape[0]
-    low, high, some = _F(np.inf), _F(-np.inf), False
-    for i in range(n):
-        if mask[i]:
-            some = True
-            low = values[i] if values[i] < low else low
-            high = values[i] if values[i] > high else high
-    low, high = (low, high) if some else (_F(0), _F(0))
-    scale = high - low if high > low else _F(1)
+    size, bins = values.shape[0], mass.shape[0]
     at = 5 * (bins + 1)
     edges = scratch[:at].reshape(5, bins + 1)
     across = scratch[at : at + (bins + 1) ** 2].reshape(bins + 1, bins + 1)
     at += (bins + 1) ** 2
     run = scratch[at : at + 3 * (bins + 1)].reshape(3, bins + 1)
-    unit = scratch[at + 3 * (bins + 1) : at + 3 * (bins + 1) + n]
+    at += 3 * (bins + 1)
+    unit, heavy = scratch[at : at + size], scratch[at + size : at + 2 * size]
+    spare, count = words[size : 3 * size].reshape(2, size), words[3 * size :]
+    n = in_order(values, mask, order, words[:size], spare, count[: 2**sorting.DIGIT])
+    begin = count[: bins + 1]  # has been of use
+    low = values[order[0]] if n > 0 else _F(0)
+    high = values[order[n - 1]] if n > 0 else _F(0)
+    scale = high - low if high > low else _F(1)
+    nothing = _F(0)
     for i in range(n):
-        unit[i] = (values[i] - low) / scale if mask[i] else _F(0)
-    adaptive_bins(unit, weight, bins, edges[0], edges[1], place, mass, edges[2], edges[3:])
-    place_in(unit, edges[0], bins, place)
-    fill(mass, 0)
-    fill(mean, 0)
-    for i in range(n):
-        mass[place[i]] += weight[i]
-        mean[place[i]] += weight[i] * unit[i]
+        x, w = values[order[i]], weight[order[i]]
+        unit[i], heavy[i] = (x - low) / scale, w
+        nothing += w * x * x
+    unit, heavy = unit[:n], heavy[:n]
+    adaptive_bins(unit, heavy, bins, edges[0], edges[1], begin, mass, edges[2], edges[3:])
+    within = _F(0)
     for b in range(bins):
-        mean[b] /= max(mass[b], _TINY)
+        first, last = begin[b], begin[b + 1]
+        mass[b] = summed(heavy[first:last])
+        mean[b] = dot(heavy[first:last], unit[first:last]) / max(mass[b], _TINY)
+        within += inside(unit[first:last], heavy[first:last], mean[b])
     interval_costs(mass, mean, cost, across, run)
     programme(across, best)
-    within, nothing = _F(0), _F(0)
-    for i in range(n):
-        gap = unit[i] - mean[place[i]]
-        within += weight[i] * gap * gap
-        nothing += weight[i] * values[i] * values[i] if mask[i] else _F(0)
     error[0] = nothing
     for k in range(1, error.shape[0]):
         error[k] = (best[k, bins] + within) * scale * scale
@@ -175,23 +209,31 @@ def table(values, mask, weight, error, best, cost, mass, mean, scratch, place):
 
 
 def table_scratch(n, bins):
-    """Numbers that `table` needs room for."""
-    return (bins + 1) ** 2 + 8 * (bins + 1) + n
+    """Numbers that `table` needs room for, and words."""
+    return (bins + 1) ** 2 + 8 * (bins + 1) + 2 * n, 3 * n + max(2**sorting.DIGIT, bins + 1)
 
 
-@bridge.loop
-def nearest(values, level, k, label, least):
-    """The nearest of the first k levels, the lowest where two are equally near."""
-    for i in range(values.shape[0]):
-        label[i] = 0
-        least[i] = abs(values[i] - level[0])
+@bridge.exact
+def nearest(values, level, k, begin):
+    """Where the values that are nearest to each of the first k levels begin, and where they end.
+
+    Values and levels are in order. Of equally near levels the lowest counts, and the further a
+    value is up, the nearer it is to the upper one of two, also as rounded.
+    """
+    begin[0] = 0
     for c in range(1, k):
-        at = level[c]
-        for i in range(values.shape[0]):
-            # All is read before it is chosen from: what may not be read is no vector.
-            gap, before, old = abs(values[i] - at), least[i], label[i]
-            label[i] = np.int32(c) if gap < before else old
-            least[i] = gap if gap < before else before
+        first, size = 0, values.shape[0]
+        while size > 0:
+            half = size // 2
+            x = values[first + half]
+            upper = abs(x - level[c]) < abs(x - level[c - 1])
+            first = first if upper else first + half + 1
+            size = half if upper else size - half - 1
+        begin[c] = first
+    begin[k] = values.shape[0]
+    # No value is nearer to the second of two equal levels than to the first, but to a further one.
+    for c in range(k - 1, 0, -1):
+        begin[c] = min(begin[c], begin[c + 1])
 
 
 @bridge.exact
@@ -213,38 +255,43 @@ def read(best, cost, mass, mean, k, level):
         end = begin
 
 
+@bridge.loop
+def settled(values, weight, level):
+    """The mean of values, from a level that is near: of those far from zero, sums lose digits."""
+    mass, total = _F(0), _F(0)
+    for i in range(values.shape[0]):
+        mass += weight[i]
+        total += weight[i] * (values[i] - level)
+    return level + (total / mass if mass > 0 else _F(0))
+
+
 @bridge.exact
-def levels(values, mask, weight, best, cost, mass, mean, k, polish, level, label, scratch):
-    n, n_clusters = values.shape[0], level.shape[0]
-    if np.isnan(mean[0]) or not finite(values, mask):
+def levels(values, weight, order, best, cost, mass, mean, k, polish, level, label, scratch, begin):
+    size, n_clusters, n = values.shape[0], level.shape[0], 0
+    fill(label, 0)
+    if np.isnan(mean[0]):
         fill(level, np.nan)
-        fill(label, 0)
         return
     k = min(max(k, 0), n_clusters)
     fill(level, 0)
+    if k == 0:
+        return
     read(best, cost, mass, mean, k, level)
-    least, mass_of = scratch[:n], scratch[n : n + n_clusters]
-    sum_of = scratch[n + n_clusters : n + 2 * n_clusters]
+    along, heavy = scratch[:size], scratch[size : 2 * size]
+    while n < size and order[n] < size:
+        along[n], heavy[n] = values[order[n]], weight[order[n]]
+        n += 1
     for _ in range(polish):
-        nearest(values, level, k, label, least)
-        fill(mass_of, 0)
-        fill(sum_of, 0)
-        for i in range(n):
-            mass_of[label[i]] += weight[i]
-            # From the level: sums of values far from zero would lose its digits.
-            sum_of[label[i]] += weight[i] * (values[i] - level[label[i]])
+        nearest(along[:n], level, k, begin)
         for c in range(k):
-            level[c] += sum_of[c] / mass_of[c] if mass_of[c] > 0 else _F(0)
-    nearest(values, level, k, label, least)
-    for i in range(n):
-        label[i] = label[i] if mask[i] else 0
+            first, last = begin[c], begin[c + 1]
+            level[c] = settled(along[first:last], heavy[first:last], level[c])
+    nearest(along[:n], level, k, begin)
+    for c in range(k):
+        for i in range(begin[c], begin[c + 1]):
+            label[order[i]] = c
     for c in range(k, n_clusters):
-        level[c] = level[k - 1] if k > 0 else _F(0)
-
-
-def levels_scratch(n, n_clusters):
-    """Numbers that `levels` needs room for."""
-    return n + 2 * n_clusters
+        level[c] = level[k - 1]
 
 
 @bridge.target("line_table")
@@ -261,8 +308,9 @@ def run_table(frame):
                 bridge.f32_2(bridge.result(frame, 2), like, at),
                 bridge.f32_1(bridge.result(frame, 3), like, at),
                 bridge.f32_1(bridge.result(frame, 4), like, at),
-                bridge.f32_1(bridge.result(frame, 5), like, at),
-                bridge.i32_1(bridge.result(frame, 6), like, at),
+                bridge.i32_1(bridge.result(frame, 5), like, at),
+                bridge.f32_1(bridge.result(frame, 6), like, at),
+                bridge.u32_1(bridge.result(frame, 7), like, at),
             )
     return 0
 
@@ -274,8 +322,8 @@ def run_levels(frame):
         for at in range(bridge.entries(like, 1)):
             levels(
                 bridge.f32_1(bridge.operand(frame, 0), like, at),
-                bridge.bool_1(bridge.operand(frame, 1), like, at),
-                bridge.f32_1(bridge.operand(frame, 2), like, at),
+                bridge.f32_1(bridge.operand(frame, 1), like, at),
+                bridge.i32_1(bridge.operand(frame, 2), like, at),
                 bridge.f32_2(bridge.operand(frame, 3), like, at),
                 bridge.f32_2(bridge.operand(frame, 4), like, at),
                 bridge.f32_1(bridge.operand(frame, 5), like, at),
@@ -285,5 +333,6 @@ def run_levels(frame):
                 bridge.f32_1(like, like, at),
                 bridge.i32_1(bridge.result(frame, 1), like, at),
                 bridge.f32_1(bridge.result(frame, 2), like, at),
+                bridge.i32_1(bridge.result(frame, 3), like, at),
             )
     return 0

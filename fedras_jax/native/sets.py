@@ -1,61 +1,90 @@
 """Sets of items: in order, how many bits they take (`bits`), and one in another (`sets`)."""
 
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
-from fedras_jax.native import bridge
-from fedras_jax.native.vectors import fill
+from fedras_jax.native import bridge, sorting
+from fedras_jax.native.vectors import copy, fill
 
-_DIGIT = 11  # bits of a pass of the sort
+BITMAP = 2**12  # words
+
+
+@intrinsic
+def lowest(typing, word):
+    """Which bit of a word that is not zero is the lowest of those set."""
+    del typing
+
+    def lower(context, builder, sign, args):
+        del sign
+        bit = context.get_value_type(types.boolean)(1)
+        return builder.zext(builder.cttz(args[0], bit), context.get_value_type(types.int64))
+
+    return types.int64(types.uint32), lower
 
 
 @bridge.exact
-def ascending(item, mask, universe, order, other, count):
-    """The unmasked items in order, and `universe` in the slots that are left.
-
-    Counting sort, digit by digit; `other` u32[N] and `count` u32[2^11] are scratch.
-    """
+def gather_bits(word, order):
+    """Members of a set of some bits in order; returns how many."""
     n = 0
-    for i in range(item.shape[0]):
-        if mask[i]:
-            order[n] = item[i]
+    for w in range(word.shape[0]):
+        left = word[w]
+        while left != 0:
+            order[n] = 32 * w + lowest(left)
+            left &= left - np.uint32(1)
             n += 1
-    for i in range(n, item.shape[0]):
-        order[i] = universe
-    shift = 0
-    while n > 1 and (universe - 1) >> shift > 0:
-        fill(count, 0)
-        for i in range(n):
-            count[(order[i] >> shift) & (2**_DIGIT - 1)] += np.uint32(1)
-        before = np.uint32(0)
-        for digit in range(2**_DIGIT):
-            here = count[digit]
-            count[digit] = before
-            before += here
-        for i in range(n):
-            digit = (order[i] >> shift) & (2**_DIGIT - 1)
-            other[count[digit]] = order[i]
-            count[digit] += np.uint32(1)
-        for i in range(n):
-            order[i] = other[i]
-        shift += _DIGIT
     return n
 
 
 @bridge.exact
-def set_bits(order, n, universe):
-    """`bits.set_bits` of a set in order."""
+def ascending(item, mask, universe, order, other, word):
+    """The unmasked items in order, and `universe` in the slots that are left; returns how many.
+
+    Of a small universe as a bitmap, else by sorting. `other` u32[3, N] and `word` u32[BITMAP] are
+    scratch.
+    """
+    n, size, key = 0, item.shape[0], other[0]
+    for i in range(size):
+        if mask[i]:
+            key[n] = item[i]
+            n += 1
+    if universe <= 32 * BITMAP:
+        word = word[: (universe + 31) // 32]
+        fill(word, 0)
+        for i in range(n):
+            if key[i] < universe:
+                word[key[i] >> np.uint32(5)] |= np.uint32(1) << (key[i] & np.uint32(31))
+        n = gather_bits(word, order)
+    else:
+        sorting.sort(
+            key[:n], order[:n], sorting.width_below(universe), other[1:], word[: 2**sorting.DIGIT]
+        )
+        copy(order[:n], key[:n])
+    fill(order[n:], universe)
+    return n
+
+
+@bridge.loop
+def quotients(gap, r):
+    total = 0
+    for i in range(gap.shape[0]):
+        total += np.int64(gap[i] >> r)
+    return total
+
+
+@bridge.exact
+def set_bits(order, universe, gap):
+    """`bits.set_bits` of a set in order; `gap` is scratch."""
+    n = order.shape[0]
     if n == 0 or n >= universe:
         return universe * 0
-    width = 1
-    while 2**width < universe:
-        width += 1
+    gap[0] = order[0]
+    for i in range(1, n):
+        gap[i] = order[i] - order[i - 1] - 1
+    width = sorting.width_below(universe)
     least = min(universe, n * width)
     for r in range(width):
-        total, before = n * (1 + r), -1
-        for i in range(n):
-            total += (order[i] - before - 1) >> r
-            before = order[i]
-        least = min(least, total)
+        least = min(least, n * (1 + r) + quotients(gap, np.uint32(r)))
     return least
 
 
@@ -117,13 +146,15 @@ def run_ascending(frame):
         for at in range(bridge.entries(like, 1)):
             universe = np.int64(bridge.i32_0(bridge.operand(frame, 2), like, at)[0])
             order = bridge.i32_1(like, like, at)
+            other = bridge.u32_2(bridge.result(frame, 2), like, at)
             n = ascending(
                 bridge.i32_1(bridge.operand(frame, 0), like, at),
                 bridge.bool_1(bridge.operand(frame, 1), like, at),
                 universe,
                 order,
-                bridge.u32_1(bridge.result(frame, 2), like, at),
+                other,
                 bridge.u32_1(bridge.result(frame, 3), like, at),
             )
-            bridge.i32_0(bridge.result(frame, 1), like, at)[0] = set_bits(order, n, universe)
+            told = set_bits(order[:n], universe, other[0, :n])
+            bridge.i32_0(bridge.result(frame, 1), like, at)[0] = told
     return 0
