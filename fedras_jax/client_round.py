@@ -18,9 +18,11 @@ from fedras_jax.types import (
     Codec,
     Cohort,
     Context,
+    Decoded,
     Field,
     Histories,
     ItemDelta,
+    LabelledDelta,
     LocalTraining,
     Outlook,
     Pace,
@@ -112,11 +114,11 @@ class ClientRound(NamedTuple):
     Attributes:
       run: (static width, Told, Own, look_up: (table, i32[L] items) -> f32[L, D]) -> (Sent, the
         client's new private parameters and codec state).
-      judge: (round's key, Payload, Update) -> (decoded ItemDelta, distortion f32[]).
+      judge: (round's key, Payload, Update) -> (Decoded, distortion f32[]).
     """
 
     run: Callable[..., tuple[Sent, tuple[PyTree, PyTree]]]
-    judge: Callable[..., tuple[ItemDelta, Array]]
+    judge: Callable[..., tuple[Decoded, Array]]
 
 
 def lot(seed: int | Array, round_: Array, who: Array, device: Profile) -> Lot:
@@ -245,14 +247,16 @@ def client_round(
     return ClientRound(run, judge)
 
 
-def _distortion(delta, decoded, *, aligned: bool) -> Array:
+def _distortion(delta: ItemDelta, decoded: Decoded, *, aligned: bool) -> Array:
     """Squared error of the decoded rows relative to the delta's; 0 for an empty delta.
 
     Args:
       delta, decoded: what was encoded, and what the server reads.
       aligned: the decoded rows lie in the delta's slots; otherwise they are found by item.
     """
-    if aligned:
+    if aligned and isinstance(decoded, LabelledDelta):
+        error, total = reductions.apart(delta.row, decoded.book, decoded.label)
+    elif aligned:
         error, total = reductions.apart(delta.row, decoded.row)
     else:
         total = reductions.squares(delta.row)

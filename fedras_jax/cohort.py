@@ -9,6 +9,7 @@ cards, so that all have equally long ones.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -225,22 +226,38 @@ def fold_clients(
 
 
 def _pack(tree: PyTree, slots: int) -> UInt32[Array, "s w"]:
-    """All leaves, [slots, ...], as words of one array.
+    """All leaves, [slots, ...], as words of one array, those of a kind beside each other.
 
     It is written once a chunk, and devices wait for each other once, not at every leaf.
     """
-    words = [_to_words(x) for x in jax.tree.leaves(tree)]
+    leaves = [x.reshape(slots, -1) for x in jax.tree.leaves(tree)]
+    words = [_to_words(jnp.concatenate([leaves[i] for i in kind], 1)) for kind in _kinds(leaves)]
     return jnp.concatenate([jnp.zeros((slots, 0), jnp.uint32), *words], axis=1)
 
 
 def _unpack(words: UInt32[Array, "*s w"], shapes: PyTree) -> PyTree:
     """`_pack` undone: leaves [*s, ...], whose shapes are given with a leading axis of any size."""
-    leaves: list[jax.ShapeDtypeStruct]
     leaves, tree = jax.tree.flatten(shapes)
-    widths = [jax.eval_shape(_to_words, x).shape[1] for x in leaves]
-    ends = np.cumsum([0, *widths])
-    parts = [words[..., a:b] for a, b in itertools.pairwise(ends)]
-    return jax.tree.unflatten(tree, [_from_words(p, x) for p, x in zip(parts, leaves, strict=True)])
+    order = [i for kind in _kinds(leaves) for i in kind]
+    ends = np.cumsum([0, *(_n_words(leaves[i]) for i in order)])
+    found = {
+        i: _from_words(words[..., a:b], leaves[i])
+        for i, (a, b) in zip(order, itertools.pairwise(ends), strict=True)
+    }
+    return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
+
+
+def _kinds(leaves: list) -> list[list[int]]:
+    """Which leaves are of a type, for each there is: they become words together."""
+    kinds: dict[np.dtype, list[int]] = {}
+    for i, x in enumerate(leaves):
+        kinds.setdefault(x.dtype, []).append(i)
+    return list(kinds.values())
+
+
+def _n_words(x: jax.ShapeDtypeStruct) -> int:
+    """Words that a slot's share of a leaf takes."""
+    return math.prod(x.shape[1:]) * max(1, x.dtype.itemsize // 4)
 
 
 def _to_words(x: Array) -> UInt32[Array, "s w"]:

@@ -8,7 +8,7 @@ is never copied per client.
 import jax.numpy as jnp
 
 from fedras_jax import tables
-from fedras_jax.types import Reducer
+from fedras_jax.types import Array, Decoded, LabelledDelta, Reducer
 
 
 def touched_mean() -> Reducer:
@@ -21,7 +21,7 @@ def touched_mean() -> Reducer:
         total, touched = acc
         once = delta.mask.astype(touched.dtype)[..., None]
         touched = tables.add_rows(touched[:, None], delta.item, once, weight)[:, 0]
-        return tables.add_rows(total, delta.item, delta.row, weight), touched
+        return _plus(total, delta, weight), touched
 
     def finish(acc):
         total, touched = acc
@@ -37,10 +37,17 @@ def cohort_mean() -> Reducer:
         return jnp.zeros((sizes.items, sizes.dim)), jnp.zeros(())
 
     def add(acc, delta, weight):
-        return tables.add_rows(acc[0], delta.item, delta.row, weight), acc[1] + weight.sum()
+        return _plus(acc[0], delta, weight), acc[1] + weight.sum()
 
     def finish(acc):
         total, weight = acc
         return total / jnp.where(weight > 0, weight, 1)
 
     return Reducer(zero, add, finish)
+
+
+def _plus(total: Array, delta: Decoded, weight: Array) -> Array:
+    """The sum, and some clients' weighted rows."""
+    if isinstance(delta, LabelledDelta):
+        return tables.add_rows(total, delta.item, delta.book, weight, delta.label)
+    return tables.add_rows(total, delta.item, delta.row, weight)

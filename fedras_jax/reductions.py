@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fedras_jax import native
+from fedras_jax import native, tables
 from fedras_jax.native import forms
 
 # Rows of an argmax that XLA:CPU still does fast: from a few more on it takes ten times as long.
@@ -23,12 +23,20 @@ def squares(x: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def apart(
-    x: Float[Array, "n d"], y: Float[Array, "n d"]
+    x: Float[Array, "n d"], y: Float[Array, "m d"], label: Int[Array, " n"] | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Sums of all squared differences, and of all squared entries of x: f32[] each."""
+    """Sums of all squared differences, and of all squared entries of x: f32[] each.
+
+    Args:
+      x: f32[N, D].
+      y: of the same shape; or with labels any rows, f32[K, D].
+      label: which of these each row of x is compared with; zeros where there is no such row.
+    """
     if native.on():
-        error, total = forms.apart(x, y)
+        label = jnp.arange(x.shape[0]) if label is None else label
+        error, total = forms.apart(x, y, label)
         return error, total
+    y = y if label is None else tables.look_up(y, label)
     return squares(x - y), squares(x)
 
 

@@ -51,11 +51,11 @@ from fedras_jax.types import (
     Codec,
     Cohort,
     Context,
+    Decoded,
     FedState,
     Field,
     Histories,
     InFlight,
-    ItemDelta,
     LocalTraining,
     Outcome,
     Payload,
@@ -527,7 +527,7 @@ def _mean(x: Array, where: Array) -> Array:
     return jnp.sum(jnp.where(where, x, 0)) / jnp.maximum(where.sum(), 1)
 
 
-def _counting(decoded: ItemDelta, shared: PyTree, weight: Array) -> tuple[ItemDelta, PyTree, Array]:
+def _counting(decoded: Decoded, shared: PyTree, weight: Array) -> tuple[Decoded, PyTree, Array]:
     """What is reduced of a payload: of one that does not count nothing, not even an infinity.
 
     Of its rows reducers see to that.

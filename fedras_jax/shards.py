@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fedras_jax import tables
 from fedras_jax.cohort import AXIS, Layout
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Array, FedState, InFlight, ItemDelta, PyTree, Sizes
+from fedras_jax.types import Array, Decoded, FedState, InFlight, PyTree, Sizes
 
 WHOLE = PartitionSpec()
 HELD = ("data", "shared")  # of `InFlight`
@@ -47,7 +47,7 @@ class Placement(NamedTuple):
     rows: PartitionSpec
     sizes: Sizes
     look_up: Callable[[Array, Array], Array]
-    gather: Callable[[ItemDelta, Array], tuple[ItemDelta, Array]]
+    gather: Callable[[Decoded, Array], tuple[Decoded, Array]]
     layout: Callable[[PyTree, tuple], Layout]
     pin: Callable[[PyTree], PyTree]
 
@@ -95,7 +95,7 @@ def spread(mesh: Mesh, sizes: Sizes) -> Placement:
 
     def gather(delta, weight):
         delta, weight = jax.lax.all_gather((delta, weight), AXIS, tiled=True)
-        return ItemDelta(here(delta.item), delta.row, delta.mask), weight
+        return delta.replace(item=here(delta.item)), weight
 
     def layout(reads, zero):
         if not zero:

@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
+
+from fedras_jax import tables
 
 PyTree = Any
 Array = jax.Array
@@ -284,6 +287,38 @@ class ItemDelta:
 
 
 @struct.dataclass
+class LabelledDelta:
+    """A decoded `ItemDelta` whose rows are out of a few, which are looked up where they are read.
+
+    Attributes:
+      item: i32[N] global item ids, M where padded.
+      book: f32[K, D].
+      label: i32[N], rows of the book; K where padded.
+      mask: bool[N].
+    """
+
+    item: Array
+    book: Array
+    label: Array
+    mask: Array
+
+    @property
+    def row(self) -> Array:
+        """f32[N, D], exactly zero where padded; of several clients as well, on a leading axis."""
+        book, label = jnp.asarray(self.book), jnp.asarray(self.label)  # they may be the host's
+        if label.ndim == 1:
+            return tables.look_up(book, label)
+        n_clients, k, dim = book.shape
+        first = k * jnp.arange(n_clients, dtype=label.dtype)[:, None]
+        label = jnp.where(label < k, first + label, n_clients * k)
+        found = tables.look_up(book.reshape(-1, dim), label.reshape(-1))
+        return found.reshape(*label.shape, dim)
+
+
+Decoded = ItemDelta | LabelledDelta
+
+
+@struct.dataclass
 class Update:
     """A client's whole change: item rows, and the model's dense shared parameters."""
 
@@ -511,7 +546,7 @@ class Codec(NamedTuple):
       init: sizes -> per-client state (one client's; an empty tuple for stateless codecs).
       prepare: (ctx, key, ItemDelta) -> Prepared.
       encode: (ctx, key, ItemDelta, Prepared, k i32[], state) -> (Payload, state).
-      decode: (ctx, Payload) -> ItemDelta.
+      decode: (ctx, Payload) -> ItemDelta, or LabelledDelta.
       max_actions: static maximum K of actions; 0 for codecs without a budget.
       lossless: decode(encode(delta)) == delta.
       unbiased: the decoded delta's mean over the codec's randomness is the delta, up to rounding.
@@ -526,7 +561,7 @@ class Codec(NamedTuple):
     init: Callable[[Sizes], PyTree]
     prepare: Callable[..., Prepared]
     encode: Callable[..., tuple[Payload, PyTree]]
-    decode: Callable[..., ItemDelta]
+    decode: Callable[..., Decoded]
     max_actions: int = 0
     lossless: bool = False
     unbiased: bool = False
@@ -616,7 +651,7 @@ class Reducer(NamedTuple):
       zero: sizes -> accumulator; accumulators of disjoint sets of clients merge by +. Where tables
         are spread over devices (`shards`) sizes are those of a device's own rows, and `add` sees
         the deltas of all devices: leaves must have a leading axis of items, or be a number.
-      add: (acc, ItemDelta with leading axis c, weight f32[c]) -> acc. What a client of weight 0
+      add: (acc, Decoded with leading axis c, weight f32[c]) -> acc. What a client of weight 0
         sent counts as nothing, whatever it holds: it may be infinite.
       finish: acc -> f32[M, D], the mean change.
     """

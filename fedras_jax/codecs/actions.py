@@ -19,9 +19,9 @@ layout of the payload, the start and the number of iterations are our choice.
 
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans, kmeans1d, tables
+from fedras_jax import bits, directions, kmeans, kmeans1d
 from fedras_jax.errors import SpecError, one_of
-from fedras_jax.types import Codec, ItemDelta, Prepared
+from fedras_jax.types import Codec, LabelledDelta, Prepared
 
 INDICES = ("touched", "items")
 DTYPES = ("float32", "float16")
@@ -107,11 +107,11 @@ def actions(
         }
         return bits.measure(fields(ctx.sizes), ctx.sizes, data), state
 
-    def decode(ctx, payload) -> ItemDelta:
+    def decode(ctx, payload) -> LabelledDelta:
         del ctx
         data = payload.data
         label = jnp.where(data["mask"], data["label"], k)
-        row = tables.look_up(data["centroid"].astype(jnp.float32), label)
-        return ItemDelta(data["item"], row, data["mask"])
+        centroid = data["centroid"].astype(jnp.float32)
+        return LabelledDelta(data["item"], centroid, label, data["mask"])
 
     return Codec("actions", fields, lambda sizes: (), prepare, encode, decode, max_actions=k)

@@ -14,9 +14,9 @@ Source: ours; the paper clusters full rows.
 
 import jax.numpy as jnp
 
-from fedras_jax import bits, directions, kmeans, kmeans1d, reductions, tables
+from fedras_jax import bits, directions, kmeans, kmeans1d, reductions
 from fedras_jax.errors import SpecError, one_of
-from fedras_jax.types import Codec, ItemDelta, Prepared
+from fedras_jax.types import Codec, LabelledDelta, Prepared
 
 DTYPES = ("float32", "float16")
 
@@ -107,13 +107,12 @@ def directional(
         }
         return bits.measure(fields(ctx.sizes), ctx.sizes, data), state
 
-    def decode(ctx, payload) -> ItemDelta:
+    def decode(ctx, payload) -> LabelledDelta:
         del ctx
         data = payload.data
         level, basis = (data[name].astype(jnp.float32) for name in ("level", "direction"))
-        # Whole rows are looked up: looking up levels would be done for every entry of a row.
         action = level * basis if rank == 1 else jnp.dot(level, basis, precision=kmeans.PRECISION)
-        row = tables.look_up(action, jnp.where(data["mask"], data["label"], k))
-        return ItemDelta(data["item"], row, data["mask"])
+        label = jnp.where(data["mask"], data["label"], k)
+        return LabelledDelta(data["item"], action, label, data["mask"])
 
     return Codec("directional", fields, lambda sizes: (), prepare, encode, decode, max_actions=k)

@@ -150,9 +150,13 @@ def means(points, mask, label, largest, mean, total):
         if not mask[i] or c < 0 or c >= mean.shape[0]:
             continue
         total[c] += 1
-        for d in range(dim):
-            x = points[i, d]
-            mean[c, d] += x if abs(x) <= largest else _F(np.nan)
+        if dim == 1:
+            x = points[i, 0]
+            mean[c, 0] += x if abs(x) <= largest else _F(np.nan)
+        else:
+            for d in range(dim):
+                x = points[i, d]
+                mean[c, d] += x if abs(x) <= largest else _F(np.nan)
     for c in range(mean.shape[0]):
         share = _F(1) / total[c] if total[c] > 0 else _F(1)
         for d in range(dim):

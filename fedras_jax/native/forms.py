@@ -140,14 +140,21 @@ def look_up(table: Float[Array, "m d"], item: Int[Array, " l"]) -> Float[Array, 
 def add_rows(
     table: Float[Array, "m d"],
     item: Int[Array, "c l"],
-    row: Float[Array, "c l d"],
+    row: Float[Array, "c k d"],
+    label: Int[Array, "#c l"],
     weight: Float[Array, " c"],
 ) -> Float[Array, "m d"]:
-    """The table, and to its rows the weighted ones of some clients, but those of weight 0."""
+    """The table, and to its rows the weighted ones of some clients, but those of weight 0.
+
+    Args:
+      label: which of a client's rows is added to each item.
+    """
+    c, k = row.shape[:2]
     operands = (
         _as(_F32, table, *table.shape),
         _as(_I32, item, *item.shape),
-        _as(_F32, row, *item.shape, table.shape[1]),
+        _as(_F32, row, c, k, table.shape[1]),
+        jnp.broadcast_to(label, item.shape).astype(_I32),
         _as(_F32, weight, item.shape[0]),
     )
     return _call("add_rows", _shape(_F32, *table.shape), *operands, in_place=True)
@@ -163,9 +170,17 @@ def squares(row: Float[Array, "n d"]) -> Float[Array, ""]:
     return _call("squares", _shape(_F32), _as(_F32, row, *row.shape))
 
 
-def apart(row: Float[Array, "n d"], other: Float[Array, "n d"]) -> Float[Array, " 2"]:
-    """Sums of all squared differences, and of all squared entries of the first."""
-    return _call("apart", _shape(_F32, 2), *(_as(_F32, x, *row.shape) for x in (row, other)))
+def apart(
+    row: Float[Array, "n d"], other: Float[Array, "m d"], label: Int[Array, " n"]
+) -> Float[Array, " 2"]:
+    """Sums of all squared differences, and of all squared entries of the first.
+
+    Args:
+      label: which of the others a row is compared with; with zeros where there is none.
+    """
+    (n, dim), m = row.shape, other.shape[0]
+    operands = _as(_F32, row, n, dim), _as(_F32, other, m, dim), _as(_I32, label, n)
+    return _call("apart", _shape(_F32, 2), *operands)
 
 
 def coordinates(

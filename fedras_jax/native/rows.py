@@ -22,22 +22,22 @@ def look_up(table, item, out):
 
 
 @bridge.loop
-def add_rows(item, row, weight, total):
-    """total[item[c, i]] += weight[c] row[c, i], as far as there is such a row."""
+def add_rows(item, row, label, weight, total):
+    """total[item[c, i]] += weight[c] row[c, label[c, i]], as far as there are such rows."""
     dim = total.shape[1]
     for c in range(item.shape[0]):
         w = weight[c]
         if w <= 0:
             continue
         for i in range(item.shape[1]):
-            m = item[c, i]
-            if not 0 <= m < total.shape[0]:
+            m, at = item[c, i], label[c, i]
+            if not (0 <= m < total.shape[0] and 0 <= at < row.shape[1]):
                 continue
             if dim == 1:
-                total[m, 0] += w * row[c, i, 0]
+                total[m, 0] += w * row[c, at, 0]
             else:
                 for d in range(dim):
-                    total[m, d] += w * row[c, i, d]
+                    total[m, d] += w * row[c, at, d]
 
 
 @bridge.loop
@@ -53,15 +53,23 @@ def squares(row):
 
 
 @bridge.loop
-def apart(row, other, found):
-    """Sums of all squared differences, and of all squared entries of the first."""
+def apart(row, other, label, found):
+    """Sums of all squared differences, and of all squared entries of the first.
+
+    Each row from the other's that its label names, or from zeros where there is no such row.
+    """
     error, total = _F(0), _F(0)
     for i in range(row.shape[0]):
-        a, b = _F(0), _F(0)
-        for d in range(row.shape[1]):
-            gap = row[i, d] - other[i, d]
-            a += gap * gap
-            b += row[i, d] * row[i, d]
+        a, b, at = _F(0), _F(0), label[i]
+        if 0 <= at < other.shape[0]:
+            for d in range(row.shape[1]):
+                gap = row[i, d] - other[at, d]
+                a += gap * gap
+                b += row[i, d] * row[i, d]
+        else:
+            for d in range(row.shape[1]):
+                b += row[i, d] * row[i, d]
+            a = b
         error += a
         total += b
     found[0], found[1] = error, total
@@ -116,7 +124,8 @@ def run_apart(frame):
         for at in range(bridge.entries(like, 1)):
             row = bridge.f32_2(bridge.operand(frame, 0), like, at)
             other = bridge.f32_2(bridge.operand(frame, 1), like, at)
-            apart(row, other, bridge.f32_1(like, like, at))
+            label = bridge.i32_1(bridge.operand(frame, 2), like, at)
+            apart(row, other, label, bridge.f32_1(like, like, at))
     return 0
 
 
@@ -160,7 +169,8 @@ def run_add_rows(frame):
             add_rows(
                 bridge.i32_2(bridge.operand(frame, 1), like, at),
                 bridge.f32_3(bridge.operand(frame, 2), like, at),
-                bridge.f32_1(bridge.operand(frame, 3), like, at),
+                bridge.i32_2(bridge.operand(frame, 3), like, at),
+                bridge.f32_1(bridge.operand(frame, 4), like, at),
                 total,
             )
     return 0
