@@ -273,6 +273,8 @@ def own_actions(
       universe: number of items there could be.
     """
     first = _ascending(item, mask, universe)[:n_labels]
+    if native.on():
+        return forms.own(first, item, mask, label, k)
     place = jnp.sum(first[:, None] < item, axis=0, dtype=label.dtype)
     own = k == mask.sum(dtype=jnp.int32)
     return jnp.where(own, jnp.where(mask, place, 0), label)

@@ -64,14 +64,13 @@ class Lot(NamedTuple):
     Attributes:
       orders: of its examples.
       keys: key data of each of `STREAMS`.
-      pace: its speeds.
-      draws: f32[2], whether it fails, and when.
+      pace: its speeds. draws: f32[2], whether it fails, and when. None where no time passes.
     """
 
     orders: Array
     keys: dict[rng.Stream, Array]
-    pace: Pace
-    draws: Array
+    pace: Pace | None
+    draws: Array | None
 
     def key(self, stream: rng.Stream) -> Array:
         """One of the keys."""
@@ -121,18 +120,21 @@ class ClientRound(NamedTuple):
     judge: Callable[..., tuple[Decoded, Array]]
 
 
-def lot(seed: int | Array, round_: Array, who: Array, device: Profile) -> Lot:
+def lot(seed: int | Array, round_: Array, who: Array, device: Profile | None) -> Lot:
     """What is drawn for one client.
 
     Args:
       seed: of the run. round_, who: i32[], a global id.
-      device: the client's profile.
+      device: the client's profile, None where no time passes.
     """
-    ordering = (rng.Stream.NEGATIVES, rng.Stream.SHUFFLE)
-    streams = (*ordering, *network.STREAMS, *STREAMS)
-    negatives, shuffle, pace, fate, *rest = rng.addresses(seed, streams, round_, who)
-    keys = {s: jax.random.key_data(key) for s, key in zip(STREAMS, rest, strict=True)}
-    return Lot(examples.orders(negatives, shuffle), keys, *network.chance(pace, fate, device))
+    streams = (rng.Stream.NEGATIVES, rng.Stream.SHUFFLE, *STREAMS)
+    of_time = () if device is None else network.STREAMS
+    negatives, shuffle, *rest = rng.addresses(seed, (*streams, *of_time), round_, who)
+    keys = {s: jax.random.key_data(key) for s, key in zip(STREAMS, rest, strict=False)}
+    chance = (None, None)
+    if device is not None:
+        chance = network.chance(*rest[len(STREAMS) :], device)
+    return Lot(examples.orders(negatives, shuffle), keys, *chance)
 
 
 def client_round(
@@ -194,7 +196,8 @@ def client_round(
             rows = 0 * n_rows if codec.lossless else n_rows
             return encode_work * network.clustered(rows, k)
 
-        known = network.pace(own.member.device)
+        device = own.member.device
+        known = network.pace(network.one_ideal() if device is None else device)
         before = network.phases(known, bits_down, work, jnp.zeros(()), jnp.zeros(()))
         size = bits.by_actions(
             codec.fields(sizes), sizes, update.items.item, update.items.mask, codec.max_actions
@@ -214,8 +217,11 @@ def client_round(
 
         counts = jnp.append(payload.counts, n_beside).astype(jnp.int32)
         bits_up = bits.float_bits(fields, counts)
-        phases = network.phases(own.lot.pace, bits_down, work, encoding(k), bits_up)
-        outcome = network.outcome(own.lot.draws, own.member.device.failure, phases)
+        if device is None:
+            outcome = network.in_no_time()
+        else:
+            phases = network.phases(own.lot.pace, bits_down, work, encoding(k), bits_up)
+            outcome = network.outcome(own.lot.draws, device.failure, phases)
         info = {
             "loss": result.loss,
             "n_examples": batch.mask.sum(dtype=jnp.int32),

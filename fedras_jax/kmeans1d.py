@@ -34,7 +34,7 @@ class Table:
     Attributes:
       error: f32[K + 1], weighted squared error with k clusters; entry 0 that with a zero level.
       best: f32[K + 1, B + 1], least cost of the first j bins in k clusters.
-      cost: f32[B + 1, B + 1], `cost[j, i]` of bins i, ..., j - 1 in one cluster.
+      cost: f32[B + 1, B + 1], `cost[i, j]` of bins i, ..., j - 1 in one cluster.
       mass: f32[B], mean: f32[B], the bins' weights and means.
       order: i32[N], places of the unmasked values, the lowest value first, and N beyond them;
         i32[0] in the JAX form, which compares with every edge and level instead.
@@ -84,7 +84,7 @@ def table(
     start = jnp.full(bins + 1, jnp.inf).at[0].set(0.0)
 
     def one_more(best, _):
-        best = jnp.min(best[None, :] + cost, axis=1)
+        best = jnp.min(best[:, None] + cost, axis=0)
         return best, best
 
     _, rest = jax.lax.scan(one_more, start, length=n_clusters)
@@ -124,7 +124,7 @@ def levels(
         """Where cluster k - step begins, given where it ends."""
         level, end = carry
         cluster = k - step
-        total = tab.best[jnp.maximum(cluster - 1, 0)] + tab.cost[end]
+        total = tab.best[jnp.maximum(cluster - 1, 0)] + tab.cost[:, end]
         begin = jnp.argmin(total).astype(jnp.int32)
         inside = (bin_index >= begin) & (bin_index < end)
         mass = jnp.sum(jnp.where(inside, tab.mass, 0))
@@ -223,7 +223,7 @@ def _split(low: Float[Array, " a"], high: Float[Array, " a"], parts: Int[Array, 
 
 
 def _interval_costs(mass: Float[Array, " b"], mean: Float[Array, " b"]) -> Array:
-    """Squared error of every run of bins about its own mean: f32[B + 1, B + 1], [end, begin].
+    """Squared error of every run of bins about its own mean: f32[B + 1, B + 1], [begin, end].
 
     Bins join a run one at a time (Welford's update). Differences of prefix sums would be one
     line, and lose every digit of a tight cluster beside an outlier.
@@ -244,7 +244,7 @@ def _interval_costs(mass: Float[Array, " b"], mean: Float[Array, " b"]) -> Array
     some = (mass, mean, jnp.arange(n))
     _, rows = jax.lax.scan(join, (zero, zero, zero), some, unroll=8)  # steps are short
     cost = jnp.concatenate([zero[None], rows])
-    return jnp.where(begin[None, :] <= begin[:, None], cost, jnp.inf)
+    return jnp.where(begin[None, :] <= begin[:, None], cost, jnp.inf).T
 
 
 def _nearest(

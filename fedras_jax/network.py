@@ -51,6 +51,11 @@ def ideal(n_clients: int) -> Profile:
     return Profile(**columns)
 
 
+def one_ideal() -> Profile:
+    """A single one of `ideal`."""
+    return jax.tree.map(lambda x: jnp.asarray(x[0]), ideal(1))
+
+
 def available(seed: int | Array, round_: Array, profile: Profile) -> Array:
     """Who can be drawn in a round: bool[U].
 
@@ -151,3 +156,9 @@ def outcome(draws: Array, failure: Array, phases: Array) -> Outcome:
         share_down=jnp.where(fails, share[1], 1.0),
         share_up=jnp.where(fails, share[4], 1.0),
     )
+
+
+def in_no_time() -> Outcome:
+    """How a round ends for a client of `ideal`."""
+    zero, one = jnp.zeros(()), jnp.ones(())
+    return Outcome(zero, jnp.zeros(len(PHASES)), jnp.bool_(True), one, one)

@@ -171,8 +171,7 @@ def federated(
     devices: Any = network.ideal(n_clients)
     if profile is not None:
         devices = agreement.profile(profile, n_clients)
-    # Where everyone is the same, one entry will do.
-    clients = jax.tree.map(jnp.asarray, network.ideal(1) if profile is None else devices)
+    clients = None if profile is None else jax.tree.map(jnp.asarray, devices)
     agreement.policies(budget, arrival, sampler.capacity, devices, n_examples, codec, sizes)
     n_flying = 0 if arrival.alone else arrival.in_flight or sampler.capacity
 
@@ -221,7 +220,7 @@ def federated(
         )
 
     def devices_at(clock):
-        """What clients are like, leading axis U, or 1 where everyone is the same."""
+        """What clients are like, leading axis U; None where no time passes."""
         return traces.now(clients, clock) if isinstance(clients, Trace) else clients
 
     own_round = client_round.client_round(
@@ -327,12 +326,11 @@ def federated(
         return jnp.ones(n_clients, bool).at[at_work].set(False, mode="drop")
 
     def placed(members, here):
-        """A cohort with its slots and devices."""
+        """A cohort with its slots, and devices where there are any: else no time passes."""
         if members.slot is None:
             members = dataclasses.replace(members, slot=members.client)
-        if members.device is None:
-            place = members.client if profile is not None else jnp.zeros_like(members.client)
-            found = jax.tree.map(lambda x: x[place], here)
+        if members.device is None and profile is not None:
+            found = jax.tree.map(lambda x: x[members.client], here)
             members = dataclasses.replace(members, device=found)
         return members
 

@@ -30,6 +30,7 @@ _MODULES = {
     "kept": "clusters",
     "main_directions": "clusters",
     "ascending": "sets",
+    "own": "sets",
     "find": "sets",
     "often": "counting",
     "largest": "entries",
@@ -345,6 +346,24 @@ def ascending(
     results = _shape(_I32, n), _shape(_I32), _shape(_U32, 3, n), _shape(_U32, room)
     operands = _as(_I32, item, n), _as(_BOOL, mask, n), _as(_I32, universe)
     return _call("ascending", results, *operands)[:2]
+
+
+def own(
+    first: Int[Array, " k"],
+    item: Int[Array, " n"],
+    mask: Bool[Array, " n"],
+    label: Int[Array, " n"],
+    k: Int[Array, ""],
+) -> Int[Array, " n"]:
+    """`bits.own_actions`.
+
+    Args:
+      first: the items in order, as many as there are labels.
+    """
+    n = item.shape[0]
+    operands = _as(_I32, item, n), _as(_BOOL, mask, n), _as(_I32, label, n), _as(_I32, k)
+    found = _call("own", _shape(_I32, n), _as(_I32, first, first.shape[0]), *operands)
+    return found.astype(label.dtype)
 
 
 def often(

@@ -73,15 +73,14 @@ def adaptive_bins(unit, weight, bins, low, high, begin, mass, share, fresh):
 
 
 @bridge.loop
-def interval_costs(mass, mean, cost, across, run):
-    """`cost[end, begin]` of the bins from begin to end in one cluster, and `across` transposed."""
+def interval_costs(mass, mean, cost, run):
+    """`cost[begin, end]` of the bins from begin to end in one cluster."""
     n = mass.shape[0]
     total, centre, error = run[0], run[1], run[2]
     for b in range(n + 1):
         total[b], centre[b], error[b] = 0, 0, 0
         fill(cost[b], np.inf)
-        fill(across[b], np.inf)
-    cost[0, 0], across[0, 0] = 0, 0
+    cost[0, 0] = 0
     for j in range(n):
         w, m = mass[j], mean[j]
         for b in range(j + 1):
@@ -90,10 +89,8 @@ def interval_costs(mass, mean, cost, across, run):
             error[b] += total[b] * share * gap * gap
             centre[b] += share * gap
             total[b] += w
-            cost[j + 1, b] = error[b]
         for b in range(j + 2):
-            across[b, j + 1] = error[b]
-        cost[j + 1, j + 1] = 0
+            cost[b, j + 1] = error[b]
 
 
 @bridge.loop
@@ -107,9 +104,9 @@ def lower(best, w, x, y, z, a, b, c, d):
 
 
 @bridge.loop
-def programme(across, best):
+def programme(cost, best):
     """Least costs of the first bins, for one cluster more in every row of `best`."""
-    n = across.shape[0]
+    n = cost.shape[0]
     fill(best[0], np.inf)
     best[0, 0] = 0
     for k in range(1, best.shape[0]):
@@ -120,7 +117,7 @@ def programme(across, best):
             c, d, e = min(b + 1, n - 1), min(b + 2, n - 1), min(b + 3, n - 1)
             lower(
                 now[b:], before[b], before[c], before[d], before[e],
-                across[b, b:], across[c, b:], across[d, b:], across[e, b:],
+                cost[b, b:], cost[c, b:], cost[d, b:], cost[e, b:],
             )  # fmt: skip
 
 
@@ -175,8 +172,6 @@ def table(values, mask, weight, error, best, cost, mass, mean, order, scratch, w
     size, bins = values.shape[0], mass.shape[0]
     at = 5 * (bins + 1)
     edges = scratch[:at].reshape(5, bins + 1)
-    across = scratch[at : at + (bins + 1) ** 2].reshape(bins + 1, bins + 1)
-    at += (bins + 1) ** 2
     run = scratch[at : at + 3 * (bins + 1)].reshape(3, bins + 1)
     at += 3 * (bins + 1)
     unit, heavy = scratch[at : at + size], scratch[at + size : at + 2 * size]
@@ -186,11 +181,11 @@ def table(values, mask, weight, error, best, cost, mass, mean, order, scratch, w
     low = values[order[0]] if n > 0 else _F(0)
     high = values[order[n - 1]] if n > 0 else _F(0)
     scale = high - low if high > low else _F(1)
-    nothing = _F(0)
+    nothing = 0.0
     for i in range(n):
         x, w = values[order[i]], weight[order[i]]
         unit[i], heavy[i] = (x - low) / scale, w
-        nothing += w * x * x
+        nothing += np.float64(w) * x * x
     unit, heavy = unit[:n], heavy[:n]
     adaptive_bins(unit, heavy, bins, edges[0], edges[1], begin, mass, edges[2], edges[3:])
     within = _F(0)
@@ -199,8 +194,8 @@ def table(values, mask, weight, error, best, cost, mass, mean, order, scratch, w
         mass[b] = summed(heavy[first:last])
         mean[b] = dot(heavy[first:last], unit[first:last]) / max(mass[b], _TINY)
         within += inside(unit[first:last], heavy[first:last], mean[b])
-    interval_costs(mass, mean, cost, across, run)
-    programme(across, best)
+    interval_costs(mass, mean, cost, run)
+    programme(cost, best)
     error[0] = nothing
     for k in range(1, error.shape[0]):
         error[k] = (best[k, bins] + within) * scale * scale
@@ -210,7 +205,7 @@ def table(values, mask, weight, error, best, cost, mass, mean, order, scratch, w
 
 def table_scratch(n, bins):
     """Numbers that `table` needs room for, and words."""
-    return (bins + 1) ** 2 + 8 * (bins + 1) + 2 * n, 3 * n + max(2**sorting.DIGIT, bins + 1)
+    return 8 * (bins + 1) + 2 * n, 3 * n + max(2**sorting.DIGIT, bins + 1)
 
 
 @bridge.exact
@@ -243,7 +238,7 @@ def read(best, cost, mass, mean, k, level):
     for cluster in range(k, 0, -1):
         begin, least = 0, _F(np.inf)
         for b in range(end + 1):
-            total = best[cluster - 1, b] + cost[end, b]
+            total = best[cluster - 1, b] + cost[b, end]
             if total < least:
                 begin, least = b, total
         weight, total = _F(0), _F(0)

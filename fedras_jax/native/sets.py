@@ -88,6 +88,22 @@ def set_bits(order, universe, gap):
     return least
 
 
+@bridge.exact
+def own(first, item, mask, label, k, found):
+    """`bits.own_actions`, of which `first` are the items in order."""
+    n = 0
+    for i in range(mask.shape[0]):
+        n += np.int64(mask[i])
+    if n != k:
+        copy(found, label)
+        return
+    for i in range(item.shape[0]):
+        place = np.int32(0)
+        for j in range(first.shape[0]):
+            place += np.int32(first[j] < item[i])
+        found[i] = place if mask[i] else 0
+
+
 def find_scratch(q):
     """Slots of the hash table that `find` needs room for: never full, and at least two."""
     return 2 ** max((2 * q).bit_length(), 1)
@@ -157,4 +173,20 @@ def run_ascending(frame):
             )
             told = set_bits(order[:n], universe, other[0, :n])
             bridge.i32_0(bridge.result(frame, 1), like, at)[0] = told
+    return 0
+
+
+@bridge.target("own")
+def run_own(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            own(
+                bridge.i32_1(bridge.operand(frame, 0), like, at),
+                bridge.i32_1(bridge.operand(frame, 1), like, at),
+                bridge.bool_1(bridge.operand(frame, 2), like, at),
+                bridge.i32_1(bridge.operand(frame, 3), like, at),
+                bridge.i32_0(bridge.operand(frame, 4), like, at)[0],
+                bridge.i32_1(like, like, at),
+            )
     return 0
