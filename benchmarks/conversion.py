@@ -65,7 +65,7 @@ def write(path: Path) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    harness.all_cores(keep_pages=False)
+    harness.all_cores()
     with tempfile.TemporaryDirectory(dir=FOLDER.value) as folder:
         source = Path(folder) / f"ratings.{FORM.value}"
         write(source)

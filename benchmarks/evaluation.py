@@ -85,7 +85,7 @@ def work(split: Split) -> harness.Work:
 
 def main(argv: list[str]) -> None:
     del argv
-    harness.all_cores()
+    harness.all_cores(keep_pages=True)
     runs: dict[str, Callable[[], Any]] = {}
     works, figures = {}, {}
     clients: dict[str, int] = {}

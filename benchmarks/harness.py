@@ -24,8 +24,13 @@ from benchmarks.machine import Need
 from fedras_jax import heap
 
 
-def all_cores(*, keep_pages: bool = True) -> None:
-    """A CPU device a core and little logged, as the binaries do it, and pages kept."""
+def all_cores(*, keep_pages: bool = False) -> None:
+    """A CPU device a core and little logged, as the binaries do it.
+
+    Args:
+      keep_pages: for short programs with large arrays (`heap.keep_pages`). Whole rounds are a tenth
+        slower with it: devices' threads wait for each other at the one arena that there is then.
+    """
     if keep_pages:
         heap.keep_pages()
     logging.getLogger().setLevel(logging.WARNING)

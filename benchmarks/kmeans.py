@@ -98,7 +98,7 @@ def bars(seconds: dict[str, float], error: float) -> list[harness.Bar]:
 
 def main(argv: list[str]) -> None:
     del argv
-    harness.all_cores()
+    harness.all_cores(keep_pages=True)
     rng = np.random.default_rng(0)
     shape = (CLIENTS.value, ROWS.value, DIM.value)
     points = rng.standard_normal(shape, np.float32)

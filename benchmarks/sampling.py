@@ -104,7 +104,7 @@ def work(spec: Spec, split: Split, who: np.ndarray) -> harness.Work:
 
 def main(argv: list[str]) -> None:
     del argv
-    harness.all_cores()
+    harness.all_cores(keep_pages=True)
     spec = Spec(dataset=DATASET.value, evaluate_on="test")
     split = split_of(spec, data_dir=DATA_DIR.value)
     who = np.random.default_rng(1).permutation(split.n_clients)[: CLIENTS.value]

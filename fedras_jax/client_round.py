@@ -131,10 +131,11 @@ def lot(seed: int | Array, round_: Array, who: Array, device: Profile | None) ->
     of_time = () if device is None else network.STREAMS
     negatives, shuffle, *rest = rng.addresses(seed, (*streams, *of_time), round_, who)
     keys = {s: jax.random.key_data(key) for s, key in zip(STREAMS, rest, strict=False)}
-    chance = (None, None)
-    if device is not None:
-        chance = network.chance(*rest[len(STREAMS) :], device)
-    return Lot(examples.orders(negatives, shuffle), keys, *chance)
+    orders = examples.orders(negatives, shuffle)
+    if device is None:
+        return Lot(orders, keys, None, None)
+    pace, fate = rest[len(STREAMS) :]
+    return Lot(orders, keys, *network.chance(pace, fate, device))
 
 
 def client_round(

@@ -289,6 +289,14 @@ def starts(points, mask, largest, basis, column):
 
 
 @bridge.loop
+def weigh(along, mask, scale, weight):
+    """Coordinates, as sums of points weigh them; scaled, as products of tiny ones would underflow."""
+    for i in range(mask.shape[0]):
+        x = along[i] / scale
+        weight[i] = x if mask[i] else _F(0)
+
+
+@bridge.loop
 def main_directions(points, mask, iterations, largest, basis, scratch):
     """`kmeans.main_directions`."""
     n, dim = points.shape
@@ -311,9 +319,7 @@ def main_directions(points, mask, iterations, largest, basis, scratch):
             last = min(first + BLOCK, end)
             coordinates(points, basis, first, last, weight)
             for r in range(rank):
-                for i in range(last - first):
-                    # Scaled: products of tiny entries would underflow.
-                    column[i] = weight[i, r] / scale if mask[first + i] else _F(0)
+                weigh(weight[:, r], mask[first:last], scale, column)
                 add_up(points, column, first, last, new[r])
         for r in range(rank):
             copy(basis[r], new[r])
