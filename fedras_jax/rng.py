@@ -13,9 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, UInt32
 
+from fedras_jax import native
+from fedras_jax.native import forms
+
 # Rounds of the permutation's shuffle. Swap-or-not mixes a deck of n cards in O(log n) rounds;
 # 24 leaves position and pair frequencies of decks of 2 to 4,000 within sampling noise (tested).
 PERMUTATION_ROUNDS = 24
+
+
+_LOOPS_FOR = "threefry2x32"
 
 
 class Stream(enum.IntEnum):
@@ -43,9 +49,9 @@ def address(seed: int | Array, stream: Stream | Array, *where: int | Array) -> K
       stream: what the key is for; the number of one, if it is a tracer.
       *where: integers that complete the address.
     """
-    key = jax.random.fold_in(jax.random.key(seed), stream)
-    for part in where:
-        key = jax.random.fold_in(key, part)
+    key = jax.random.key(seed)
+    for part in (stream, *where):
+        key = _fold(key, part)
     return key
 
 
@@ -81,14 +87,16 @@ def rounds_of(*keys: Key[Array, ""]) -> UInt32[Array, "n r 2"]:
 
     For several permutations at once, as deriving words is many small operations.
     """
-    bits = jax.vmap(lambda key: jax.random.bits(key, (PERMUTATION_ROUNDS, 2), jnp.uint32))
-    return bits(jnp.stack(keys))
+    words = jax.vmap(lambda key: _bits(key, 2 * PERMUTATION_ROUNDS))(jnp.stack(keys))
+    return words.reshape(len(keys), PERMUTATION_ROUNDS, 2)
 
 
 def shuffled(
     words: UInt32[Array, "r 2"], index: Int[Array, "*n"], size: Int[Array, ""]
 ) -> Int[Array, "*n"]:
     """`permute` by the words of its key."""
+    if native.on():
+        return forms.shuffled(words, index.reshape(-1), size).reshape(index.shape)
     n = size.astype(jnp.uint32)
 
     def shuffle(x, word):
@@ -114,7 +122,7 @@ def hashed(key: Key[Array, ""], *index: Int[Array, "*n"]) -> UInt32[Array, "*n"]
 
     Source: the finaliser of MurmurHash3 (Appleby, public domain), once for each index.
     """
-    seeds = jax.random.bits(key, (len(index) + 1,), jnp.uint32)
+    seeds = _bits(key, len(index) + 1)
     x = jnp.broadcast_to(seeds[0], index[0].shape)
     for seed, part in zip(seeds[1:], index, strict=True):
         x = x ^ (part.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + seed)
@@ -154,6 +162,26 @@ def outside(
 
     bounds = (jnp.zeros_like(rank), jnp.broadcast_to(size, rank.shape))
     return rank + jax.lax.fori_loop(0, steps, halve, bounds)[0]
+
+
+def _fold(key: Key[Array, ""], part: int | Array) -> Key[Array, ""]:
+    """`jax.random.fold_in`."""
+    if not _by_loops(key):
+        return jax.random.fold_in(key, part)
+    return jax.random.wrap_key_data(forms.fold(jax.random.key_data(key), part), impl=_LOOPS_FOR)
+
+
+def _bits(key: Key[Array, ""], count: int) -> UInt32[Array, " n"]:
+    """`jax.random.bits`, so many words."""
+    if not _by_loops(key):
+        return jax.random.bits(key, (count,), jnp.uint32)
+    return forms.words(jax.random.key_data(key), count)
+
+
+def _by_loops(key: Key[Array, ""]) -> bool:
+    """Whether loops derive from a key what JAX would: of its generator, and as it is set."""
+    usual = getattr(jax.config, "jax_threefry_partitionable", True)
+    return native.on() and usual and str(jax.random.key_impl(key)) == _LOOPS_FOR
 
 
 def _bit(x: UInt32[Array, "*n"]) -> Array:

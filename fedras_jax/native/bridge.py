@@ -145,7 +145,7 @@ def reader(dtype: Any, ndim: int) -> Callable:
 
 f32_0, f32_1, f32_2, f32_3 = (reader(np.float32, n) for n in range(4))
 i32_0, i32_1, i32_2 = (reader(np.int32, n) for n in range(3))
-u32_1, u32_2, u32_3 = (reader(np.uint32, n) for n in (1, 2, 3))
+u32_0, u32_1, u32_2, u32_3 = (reader(np.uint32, n) for n in range(4))
 bool_0, bool_1 = (reader(np.bool_, n) for n in range(2))
 
 

@@ -290,7 +290,7 @@ def starts(points, mask, largest, basis, column):
 
 @bridge.loop
 def weigh(along, mask, scale, weight):
-    """Coordinates, as sums of points weigh them; scaled, as products of tiny ones would underflow."""
+    """Coordinates over a scale, as products of tiny ones would underflow."""
     for i in range(mask.shape[0]):
         x = along[i] / scale
         weight[i] = x if mask[i] else _F(0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedras_jax.native import bridge
-from fedras_jax.native.vectors import fill
+from fedras_jax.native.vectors import copy, fill
 
 
 @bridge.exact
@@ -74,6 +74,18 @@ def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scrat
             item[i] = seen[source[i]]
         else:
             item[i] = drawn[source[i] - np.uint32(n_seen)]
+
+
+@bridge.target("shuffled")
+def run_shuffled(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            out = bridge.u32_1(like, like, at)
+            copy(out, bridge.u32_1(bridge.operand(frame, 1), like, at))
+            size = bridge.u32_0(bridge.operand(frame, 2), like, at)[0]
+            shuffle(bridge.u32_2(bridge.operand(frame, 0), like, at), out, size)
+    return 0
 
 
 @bridge.target("draw")

@@ -11,9 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 _MODULES = {
+    "fold": "keys",
+    "words": "keys",
+    "shuffled": "drawing",
     "draw": "drawing",
     "train": "training",
     "look_up": "rows",
@@ -77,6 +80,26 @@ def _call(name: str, results: Any, *operands: Any, in_place: bool = False) -> An
         input_output_aliases={0: 0} if in_place else None,
     )
     return run(*operands)
+
+
+def fold(key: UInt32[Array, " 2"], part: Any) -> UInt32[Array, " 2"]:
+    """`jax.random.fold_in` of a key's data."""
+    part = jnp.asarray(part, _U32)
+    return _call("fold", _shape(_U32, 2), _as(_U32, key, 2), _as(_U32, part))
+
+
+def words(key: UInt32[Array, " 2"], count: int) -> UInt32[Array, " n"]:
+    """`jax.random.bits` of a key's data, so many words."""
+    return _call("words", _shape(_U32, count), _as(_U32, key, 2))
+
+
+def shuffled(
+    words: UInt32[Array, "r 2"], index: Int[Array, " n"], size: Int[Array, ""]
+) -> Int[Array, " n"]:
+    """`rng.shuffled`."""
+    n = index.shape[0]
+    operands = _as(_U32, words, *words.shape), _as(_U32, index, n), _as(_U32, size)
+    return _call("shuffled", _shape(_U32, n), *operands).astype(_I32)
 
 
 def draw(

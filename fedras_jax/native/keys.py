@@ -1,0 +1,71 @@
+"""Keys and words of them, as `jax.random` derives them by default: to the bit, in one loop.
+
+XLA:CPU makes dozens of small operations of each, and a round derives keys for all its clients.
+
+Source: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, SC 2011, for
+Threefry-2x32 with 20 rounds.
+"""
+
+import numpy as np
+
+from fedras_jax.native import bridge
+
+_U = np.uint32
+
+
+@bridge.exact
+def mix(x, y, turn):
+    """One round: the sum, and what is left of y after a rotation."""
+    x = _U(x + y)
+    return x, _U((y << _U(turn)) | (y >> _U(32 - turn))) ^ x
+
+
+@bridge.exact
+def threefry(key, other, x, y):
+    """Two words under a key of two."""
+    last = _U(key ^ other ^ _U(0x1BD11BDA))
+    x, y = _U(x + key), _U(y + other)
+    for i in range(5):
+        if i % 2 == 0:
+            x, y = mix(x, y, 13)
+            x, y = mix(x, y, 15)
+            x, y = mix(x, y, 26)
+            x, y = mix(x, y, 6)
+        else:
+            x, y = mix(x, y, 17)
+            x, y = mix(x, y, 29)
+            x, y = mix(x, y, 16)
+            x, y = mix(x, y, 24)
+        key, other, last = other, last, key
+        x, y = _U(x + key), _U(y + other + _U(i + 1))
+    return x, y
+
+
+@bridge.exact
+def words(key, out):
+    """`jax.random.bits`, 32 at a time."""
+    for i in range(out.shape[0]):
+        x, y = threefry(key[0], key[1], _U(0), _U(i))
+        out[i] = x ^ y
+
+
+@bridge.target("fold")
+def run_fold(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            key = bridge.u32_1(bridge.operand(frame, 0), like, at)
+            part = bridge.u32_0(bridge.operand(frame, 1), like, at)[0]
+            out = bridge.u32_1(like, like, at)
+            out[0], out[1] = threefry(key[0], key[1], _U(0), part)
+    return 0
+
+
+@bridge.target("words")
+def run_words(frame):
+    if bridge.asked(frame):
+        like = bridge.result(frame, 0)
+        for at in range(bridge.entries(like, 1)):
+            key = bridge.u32_1(bridge.operand(frame, 0), like, at)
+            words(key, bridge.u32_1(like, like, at))
+    return 0
