@@ -13,22 +13,28 @@ from fedras_jax import (
     kmeans,
     kmeans1d,
     native,
+    reducers,
     reductions,
     rng,
     samplers,
     sets,
     tables,
 )
-from fedras_jax.codecs import top_entries
+from fedras_jax.codecs import top_entries as entries_of
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.dense import dense
 from fedras_jax.codecs.directional import directional
+from fedras_jax.codecs.feedback import error_feedback
+from fedras_jax.codecs.product import product
+from fedras_jax.codecs.residual import residual
+from fedras_jax.codecs.top_entries import top_entries
+from fedras_jax.codecs.top_rows import top_rows
 from fedras_jax.factored import factored
 from fedras_jax.models.mf import mf
 from fedras_jax.native import forms
 from fedras_jax.rounds import federated
 from fedras_jax.simulate import simulate
-from fedras_jax.types import Histories, Sizes
+from fedras_jax.types import Histories, ItemDelta, LabelledDelta, Sizes
 
 pytestmark = pytest.mark.skipif(not native.on(), reason="the loops are for CPU, and need numba")
 
@@ -154,6 +160,72 @@ def test_rows_of_tables():
     agree(lambda t, i, x: tables.add_rows(t, i, x[..., :1], weight), table[..., :1], index, rows)
 
 
+def test_rows_by_label():
+    r = np.random.default_rng(0)
+    rows, _ = clients()
+    book = jnp.asarray(r.normal(size=(5, K, D)), jnp.float32)
+    label = jnp.asarray(r.integers(-2, K + 2, size=(5, N)), jnp.int32)
+    agree(reductions.apart, rows, book, label)
+
+    table = jnp.asarray(r.normal(size=(5, 30, D)), jnp.float32)
+    index = jnp.asarray(r.integers(-3, 35, size=(5, 4, N)), jnp.int32)
+    books = jnp.asarray(r.normal(size=(5, 4, K, D)), jnp.float32).at[:, 2].set(jnp.inf)
+    labels = jnp.asarray(r.integers(-2, K + 2, size=(5, 4, N)), jnp.int32)
+    weight = jnp.asarray([1, 0.5, 0, 2], jnp.float32)
+    agree(lambda t, i, b, y: tables.add_rows(t, i, b, weight, y), table, index, books, labels)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_delta_by_labels_is_that_of_its_rows(wanted):
+    r = np.random.default_rng(1)
+    book = r.normal(size=(3, K, D)).astype(np.float32)
+    label = r.integers(0, K + 1, size=(3, N)).astype(np.int32)
+    item = np.stack([r.permutation(2 * N)[:N] for _ in range(3)]).astype(np.int32)
+    mask = label < K
+    expected = np.where(mask[..., None], book[np.arange(3)[:, None], label % K], 0)
+    with native.use(wanted):
+        few = LabelledDelta(item, book, label, mask)  # of several clients, and on the host
+        np.testing.assert_array_equal(few.row, expected)
+        np.testing.assert_array_equal(jax.tree.map(lambda x: x[1], few).row, expected[1])
+        weight = jnp.asarray([1.0, 0.0, 0.5])
+        whole = ItemDelta(item, expected, mask)
+        for reducer in (reducers.touched_mean(), reducers.cohort_mean()):
+            found = [
+                reducer.finish(reducer.add(reducer.zero(Sizes(2 * N, D)), delta, weight))
+                for delta in jax.tree.map(jnp.asarray, (few, whole))
+            ]
+            np.testing.assert_allclose(*found, rtol=RTOL, atol=ATOL)
+
+
+def test_keys_and_words_are_those_of_jax():
+    who = jnp.arange(5, dtype=jnp.int32) * 1_000_003
+
+    def keys(who):
+        key = rng.address(7, rng.Stream.CODEC, 3, who)
+        several = rng.addresses(jnp.int32(2**31 - 1), list(rng.Stream), who)
+        return jax.random.key_data(key), jax.random.key_data(several), rng.rounds_of(key)
+
+    agree(keys, who)
+    agree(lambda who: rng.hashed(rng.address(7, rng.Stream.AVAILABILITY), who, -who), who)
+
+    def of_several(who):
+        key = rng.address(7, rng.Stream.COHORT, who)
+        return rng.permute(key, jnp.arange(12, dtype=jnp.int32).reshape(3, 4), jnp.int32(40))
+
+    agree(of_several, who)
+
+
+def test_keys_of_other_generators_are_left_to_jax():
+    before = jax.config.jax_default_prng_impl
+    try:
+        jax.config.update("jax_default_prng_impl", "rbg")
+        key = rng.address(7, rng.Stream.CODEC, 3)
+        expected = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), rng.Stream.CODEC), 3)
+        np.testing.assert_array_equal(*(jax.random.key_data(k) for k in (key, expected)))
+    finally:
+        jax.config.update("jax_default_prng_impl", before)
+
+
 def test_a_shared_table_is_not_changed_in_place():
     r = np.random.default_rng(0)
     table = jnp.asarray(r.normal(size=(30, D)), jnp.float32)
@@ -273,6 +345,25 @@ def test_table_and_levels(spread, weighted):
     agree(errors, values, mask, weights, rtol=1e-3, atol=1e-6 * size)
 
 
+def test_levels_where_values_are_few_or_equal():
+    # Fewer values than levels, so that some levels are equal and empty; signed zeros, far outliers.
+    values = np.zeros((5, N), np.float32)
+    values[1] = np.arange(N) % 3 - 1
+    values[2] = np.where(np.arange(N) % 2, -0.0, 0.0)
+    values[3, 0], values[3, 1] = 1e12, -1e12
+    values[4] = 1e-30 * (np.arange(N) % 2)
+    mask = jnp.ones((5, N), bool)
+
+    def run(values, mask):
+        table = kmeans1d.table(values, mask, K)
+        found = kmeans1d.levels(table, values, mask, jnp.int32(K))
+        return found.level[found.label]
+
+    # Every value has a level of its own, whichever of equal levels that is.
+    agree(run, jnp.asarray(values), mask, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(both(run, jnp.asarray(values), mask)[0], values, rtol=1e-6)
+
+
 def test_levels_of_what_is_not_finite_are_nan():
     values = jnp.ones((2, N)).at[0, 3].set(jnp.nan).at[1, 4].set(jnp.inf)
 
@@ -286,10 +377,12 @@ def test_levels_of_what_is_not_finite_are_nan():
         assert np.isnan(level).any(axis=1).all()
 
 
-@pytest.mark.parametrize("universe", [80, 100, 3000, 5_000_000])
+# As a bitmap up to 131,072 items, beyond by sorting in three digits and in four.
+@pytest.mark.parametrize("universe", [80, 100, 3000, 2**17, 2**17 + 1, 5_000_000, 2**31 - 1])
 def test_sets(universe):
     r = np.random.default_rng(universe)
-    item = jnp.asarray([r.choice(universe, N, replace=False) for _ in range(5)], jnp.int32)
+    item = np.stack([r.choice(max(universe - 2, N - 1), N - 1, replace=False) for _ in range(5)])
+    item = jnp.asarray(np.insert(item + 1, 0, universe - 1 if universe > N else 0, 1), jnp.int32)
     _, mask = clients()
     agree(lambda i, m: bits.set_bits(i, m, universe), item, mask)
     label = jnp.asarray(r.integers(0, K, (5, N)), jnp.int32)
@@ -343,14 +436,14 @@ def test_the_largest_of_fewer_numbers_are_refused():
         reductions.largest(jnp.ones(3), 4)
 
 
-@pytest.mark.parametrize("n_items", [9, M, 50_000])
+@pytest.mark.parametrize("n_items", [9, M, 50_000, 5_000_000])
 def test_rows_of_single_entries(n_items):
     r = np.random.default_rng(n_items)
     position = [r.choice(n_items * D, N, replace=False) for _ in range(5)]
     _, mask = clients()
     value = jnp.where(mask, jnp.asarray(r.normal(size=(5, N)), jnp.float32), 0)
     agree(
-        lambda p, m, v: top_entries.by_item(p, m, v, Sizes(n_items, D)),
+        lambda p, m, v: entries_of.by_item(p, m, v, Sizes(n_items, D)),
         jnp.where(mask, jnp.asarray(position, jnp.int32), n_items * D),
         mask,
         value,
@@ -369,7 +462,19 @@ def test_nested_maps_share_what_is_the_same():
     assert "f32[2,3,20" not in str(jax.make_jaxpr(jax.vmap(of_all))(index))
 
 
-@pytest.mark.parametrize("codec", [dense(), directional(4), actions(4)], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "codec",
+    [
+        dense(),
+        directional(4),
+        actions(4),
+        residual(4),
+        product(4, parts=2),
+        top_rows(8),
+        error_feedback(top_entries(64), rows=16),
+    ],
+    ids=lambda c: c.name,
+)
 def test_whole_rounds_agree(codec):
     lengths = np.array([3, 8, 12, 0, 20, 25, 33, 1, 5, 18])
     data = make_histories(lengths, M)

@@ -62,6 +62,27 @@ def go(algorithm, rounds: int):
     return state, infos
 
 
+def test_without_a_profile_no_clock_is_in_the_program():
+    fast = np.full(U, 1e30, np.float32)
+    quick = dataclasses.replace(network.ideal(U), compute=fast, up=fast, down=fast)
+    algorithms = [build(profile=profile) for profile in (None, quick)]
+    (state, infos), (timed, timed_infos) = [go(algorithm, 2) for algorithm in algorithms]
+    for info, other in zip(infos, timed_infos, strict=True):
+        for name in ("client", "mask", "counts_up", "weight", "n_examples", "synced"):
+            np.testing.assert_array_equal(getattr(info, name), getattr(other, name))
+        ran = info.n_examples > 0
+        assert info.outcome.finished.all()
+        assert (info.outcome.share_down == 1).all()
+        assert (info.outcome.phases == 0).all()
+        assert (info.seconds, info.outcome.seconds.sum()) == (0, 0)
+        assert other.outcome.seconds[ran].min() > 0
+    # Two programs, which XLA may fuse differently: the last place of a float32 near one.
+    np.testing.assert_allclose(state.items, timed.items, atol=1e-6)
+    text = [str(jax.make_jaxpr(a.step)(a.init(), DATA)) for a in algorithms]
+    assert "erf_inv" not in text[0]  # of speeds' jitter
+    assert "erf_inv" in text[1]
+
+
 @functools.cache
 def waiting(codec: str = "dense"):
     """Two rounds in which the server waits for everyone."""
