@@ -13,9 +13,9 @@ def keep_pages() -> bool:
     A compiled program gets its buffers from malloc. By default glibc maps every large one anew and
     unmaps it when it is freed, so each call takes a page fault for every 4 KiB, and the threads of
     all devices wait for each other in the system. That matters to whoever calls short programs
-    with large arrays, such as a codec of many clients; a call of many rounds loses by it, as all threads
-    then wait at one arena, so the experiment binaries do without. The price: a process stays as large as it ever was, and it
-    holds for the whole process.
+    with large arrays, such as a codec of many clients. A call of many rounds loses by it, as all
+    threads then wait at one arena, so the experiment binaries do without. The price: a process
+    stays as large as it ever was, and it holds for the whole process.
 
     Returns:
       Whether it is done: only glibc can be told so, and elsewhere nothing changes.
