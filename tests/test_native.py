@@ -364,6 +364,27 @@ def test_levels_where_values_are_few_or_equal():
     np.testing.assert_allclose(both(run, jnp.asarray(values), mask)[0], values, rtol=1e-6)
 
 
+@pytest.mark.parametrize("spread", [1e-4, 1e-5, 3e-6, 1e-6])
+def test_labels_are_of_the_nearest_level_far_from_zero(spread):
+    # Means of neighbouring bins are then an ulp or two apart, and sums of them may change places.
+    r = np.random.default_rng(0)
+    values = 1.7 * (1 + spread * r.random((50, 800)))
+    values[:, :5] = [-1, -1, 0, 3, 3]
+    values = values.astype(np.float32)
+
+    def run(values):
+        mask = jnp.ones(values.shape, bool)
+        table = kmeans1d.table(values, mask, 64, bins=256)
+        found = kmeans1d.levels(table, values, mask, jnp.int32(64), polish=0)
+        return found.level, found.label
+
+    level, label = jax.jit(jax.vmap(run))(values)
+    gap = np.abs(values[..., None] - np.asarray(level)[:, None])
+    np.testing.assert_array_equal(
+        np.take_along_axis(gap, np.asarray(label)[..., None], 2)[..., 0], gap.min(2)
+    )
+
+
 def test_levels_of_what_is_not_finite_are_nan():
     values = jnp.ones((2, N)).at[0, 3].set(jnp.nan).at[1, 4].set(jnp.inf)
 

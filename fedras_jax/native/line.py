@@ -250,6 +250,13 @@ def read(best, cost, mass, mean, k, level):
         end = begin
 
 
+@bridge.exact
+def ascend(level):
+    """Levels in order, in place: rounding may have changed places of two that are an ulp apart."""
+    for c in range(1, level.shape[0]):
+        level[c] = max(level[c], level[c - 1])
+
+
 @bridge.loop
 def settled(values, weight, level):
     """The mean of values, from a level that is near: of those far from zero, sums lose digits."""
@@ -272,6 +279,7 @@ def levels(values, weight, order, best, cost, mass, mean, k, polish, level, labe
     if k == 0:
         return
     read(best, cost, mass, mean, k, level)
+    ascend(level[:k])
     along, heavy = scratch[:size], scratch[size : 2 * size]
     while n < size and order[n] < size:
         along[n], heavy[n] = values[order[n]], weight[order[n]]
@@ -281,6 +289,7 @@ def levels(values, weight, order, best, cost, mass, mean, k, polish, level, labe
         for c in range(k):
             first, last = begin[c], begin[c + 1]
             level[c] = settled(along[first:last], heavy[first:last], level[c])
+        ascend(level[:k])
     nearest(along[:n], level, k, begin)
     for c in range(k):
         for i in range(begin[c], begin[c + 1]):
