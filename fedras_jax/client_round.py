@@ -22,7 +22,6 @@ from fedras_jax.types import (
     Field,
     Histories,
     ItemDelta,
-    LabelledDelta,
     LocalTraining,
     Outlook,
     Pace,
@@ -261,10 +260,8 @@ def _distortion(delta: ItemDelta, decoded: Decoded, *, aligned: bool) -> Array:
       delta, decoded: what was encoded, and what the server reads.
       aligned: the decoded rows lie in the delta's slots; otherwise they are found by item.
     """
-    if aligned and isinstance(decoded, LabelledDelta):
-        error, total = reductions.apart(delta.row, decoded.book, decoded.label)
-    elif aligned:
-        error, total = reductions.apart(delta.row, decoded.row)
+    if aligned:
+        error, total = reductions.apart(delta.row, *decoded.source)
     else:
         total = reductions.squares(delta.row)
         found, slot = sets.find(delta.item, decoded.item, decoded.mask)

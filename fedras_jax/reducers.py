@@ -8,7 +8,7 @@ is never copied per client.
 import jax.numpy as jnp
 
 from fedras_jax import tables
-from fedras_jax.types import Array, Decoded, LabelledDelta, Reducer
+from fedras_jax.types import Array, Decoded, Reducer
 
 
 def touched_mean() -> Reducer:
@@ -48,6 +48,5 @@ def cohort_mean() -> Reducer:
 
 def _plus(total: Array, delta: Decoded, weight: Array) -> Array:
     """The sum, and some clients' weighted rows."""
-    if isinstance(delta, LabelledDelta):
-        return tables.add_rows(total, delta.item, delta.book, weight, delta.label)
-    return tables.add_rows(total, delta.item, delta.row, weight)
+    rows, label = delta.source
+    return tables.add_rows(total, delta.item, rows, weight, label)

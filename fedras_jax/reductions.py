@@ -31,7 +31,14 @@ def apart(
       x: f32[N, D].
       y: of the same shape; or with labels any rows, f32[K, D].
       label: which of these each row of x is compared with; zeros where there is no such row.
+
+    Raises:
+      ValueError: without labels, another shape.
     """
+    if label is None and x.shape != y.shape:
+        raise ValueError(
+            f"rows of shape {x.shape} and {y.shape}: without labels they must be alike"
+        )
     if native.on():
         label = jnp.arange(x.shape[0]) if label is None else label
         error, total = forms.apart(x, y, label)

@@ -36,7 +36,9 @@ def add_rows(
       ValueError: shapes that do not fit together.
     """
     n = index.shape[1] if label is None else rows.shape[1]
-    if rows.shape != (len(index), n, table.shape[1]) or weight.shape != index.shape[:1]:
+    if rows.shape != (len(index), n, table.shape[1]) or (
+        weight.shape != index.shape[:1] or (label is not None and label.shape != index.shape)
+    ):
         raise ValueError(
             f"rows of shape {rows.shape}, indices {index.shape} and weights {weight.shape} do not "
             f"fit together, or to a table of shape {table.shape}"

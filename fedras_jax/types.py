@@ -285,6 +285,11 @@ class ItemDelta:
     row: Array
     mask: Array
 
+    @property
+    def source(self) -> tuple[Array, None]:
+        """The rows; there are no labels, as each slot has a row of its own."""
+        return self.row, None
+
 
 @struct.dataclass
 class LabelledDelta:
@@ -301,6 +306,11 @@ class LabelledDelta:
     book: Array
     label: Array
     mask: Array
+
+    @property
+    def source(self) -> tuple[Array, Array]:
+        """The book, and which of its rows each slot has."""
+        return self.book, self.label
 
     @property
     def row(self) -> Array:

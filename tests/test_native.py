@@ -175,6 +175,14 @@ def test_rows_by_label():
     agree(lambda t, i, b, y: tables.add_rows(t, i, b, weight, y), table, index, books, labels)
 
 
+def test_rows_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"\(4, 3\) and \(5, 3\): without labels"):
+        reductions.apart(jnp.ones((4, 3)), jnp.ones((5, 3)))
+    index, rows = jnp.zeros((2, 5), jnp.int32), jnp.ones((2, 4, 3))
+    with pytest.raises(ValueError, match="do not fit together"):
+        tables.add_rows(jnp.ones((9, 3)), index, rows, jnp.ones(2))
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_delta_by_labels_is_that_of_its_rows(wanted):
     r = np.random.default_rng(1)
