@@ -31,7 +31,7 @@ _MODULES = {
     "averages": "clusters",
     "means": "clusters",
     "kept": "clusters",
-    "main_directions": "clusters",
+    "main_directions": "directions",
     "ascending": "sets",
     "own": "sets",
     "find": "sets",
