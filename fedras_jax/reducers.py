@@ -15,17 +15,17 @@ def touched_mean() -> Reducer:
     """Per item, the weighted mean over the clients that touched it; others keep their value."""
 
     def zero(sizes):
-        return jnp.zeros((sizes.items, sizes.dim)), jnp.zeros(sizes.items)
+        # The weights have a column, as rows do: a reshape would copy all of them at each addition.
+        return jnp.zeros((sizes.items, sizes.dim)), jnp.zeros((sizes.items, 1))
 
     def add(acc, delta, weight):
         total, touched = acc
         once = delta.mask.astype(touched.dtype)[..., None]
-        touched = tables.add_rows(touched[:, None], delta.item, once, weight)[:, 0]
-        return _plus(total, delta, weight), touched
+        return _plus(total, delta, weight), tables.add_rows(touched, delta.item, once, weight)
 
     def finish(acc):
         total, touched = acc
-        return total / jnp.where(touched > 0, touched, 1)[:, None]
+        return total / jnp.where(touched > 0, touched, 1)
 
     return Reducer(zero, add, finish)
 

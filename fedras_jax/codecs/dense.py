@@ -42,8 +42,9 @@ def dense(*, dtype: str = "float32") -> Codec:
 
     def decode(ctx, payload) -> ItemDelta:
         del ctx
-        row = jnp.where(payload.data["mask"][:, None], payload.data["row"], 0)
-        return ItemDelta(payload.data["item"], row.astype(jnp.float32), payload.data["mask"])
+        # Where the mask says no, rows are zero as they are.
+        row = payload.data["row"].astype(jnp.float32)
+        return ItemDelta(payload.data["item"], row, payload.data["mask"])
 
     return Codec(
         "dense",
