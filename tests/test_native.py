@@ -326,9 +326,11 @@ def test_means():
     assert np.isnan(plain).sum() == K
 
 
+# Costs of 16 ends are lowered at a time, which may be more than there are.
+@pytest.mark.parametrize("bins", [8, 15, 16, 17, 128])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("spread", ["normal", "cauchy", "ties"])
-def test_table_and_levels(spread, weighted):
+def test_table_and_levels(spread, weighted, bins):
     r = np.random.default_rng(5)
     values = {
         "normal": r.normal(size=(5, N)),
@@ -340,7 +342,7 @@ def test_table_and_levels(spread, weighted):
     values = jnp.where(mask, values, 0)
 
     def errors(values, mask, weights):
-        table = kmeans1d.table(values, mask, K, weights=weights)
+        table = kmeans1d.table(values, mask, K, weights=weights, bins=bins)
         told = [table.error]
         for k in (1, 3, K):
             found = kmeans1d.levels(table, values, mask, jnp.int32(k), weights=weights)
@@ -351,6 +353,14 @@ def test_table_and_levels(spread, weighted):
     # Where two cuts are equally good, rounding decides which is found: errors say how good it is.
     size = float(jnp.max(jnp.sum(values**2, axis=1)))
     agree(errors, values, mask, weights, rtol=1e-3, atol=1e-6 * size)
+
+
+def test_cube_roots():
+    maths = pytest.importorskip("fedras_jax.native.maths")
+    x = np.concatenate([[0], np.logspace(-36, 37, 10_001)]).astype(np.float32)
+    found = np.array([maths.cbrt(one) for one in x])
+    # An ulp of float32 is 1.2e-7 of a number at most; two steps leave nothing beside rounding.
+    np.testing.assert_allclose(found, np.cbrt(x.astype(np.float64)), rtol=2e-7)
 
 
 def test_levels_where_values_are_few_or_equal():

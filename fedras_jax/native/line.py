@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedras_jax.native import bridge, sorting
-from fedras_jax.native.vectors import dot, fill, summed
+from fedras_jax.native import bridge, maths, sorting
+from fedras_jax.native.vectors import LANES, dot, fill, lower, summed
 
 _F = np.float32
 _REFINEMENTS = 4  # those of `kmeans1d`
@@ -20,6 +20,14 @@ def first_from(values, first, last, least):
         first = first if above else first + half + 1
         size = half if above else size - half - 1
     return first
+
+
+@bridge.exact
+def shares(mass, low, high, share):
+    """By what each bin is to be divided further; of infinite width is what holds nothing."""
+    for b in range(mass.shape[0]):
+        width = high[b] - low[b]
+        share[b] = maths.cbrt(mass[b] * width * width if mass[b] > 0 else _F(0))
 
 
 @bridge.exact
@@ -43,12 +51,10 @@ def adaptive_bins(unit, weight, bins, low, high, begin, mass, share, fresh):
         total, filled = _F(0), 0
         for b in range(n):
             mass[b] = summed(weight[begin[b] : begin[b + 1]])
-            share[b] = 0
-            if mass[b] > 0:
-                filled += 1
-                width = high[b] - low[b]
-                share[b] = np.cbrt(mass[b] * width * width)
-                total += share[b]
+        shares(mass[:n], low, high, share)
+        for b in range(n):
+            filled += np.int64(mass[b] > 0)
+            total += share[b]
         spare = _F(size - filled)
         running, before, used = _F(0), _F(0), 0
         for b in range(n):
@@ -94,31 +100,32 @@ def interval_costs(mass, mean, cost, run):
 
 
 @bridge.loop
-def lower(best, w, x, y, z, a, b, c, d):
-    """best = the least of itself and of four costs with one number each added."""
-    for e in range(best.shape[0]):
-        p, q, r, s = w + a[e], x + b[e], y + c[e], z + d[e]
-        p, r, old = (p if p < q else q), (r if r < s else s), best[e]
-        p = p if p < r else r
-        best[e] = p if p < old else old
-
-
-@bridge.loop
 def programme(cost, best):
-    """Least costs of the first bins, for one cluster more in every row of `best`."""
-    n = cost.shape[0]
-    fill(best[0], np.inf)
-    best[0, 0] = 0
-    for k in range(1, best.shape[0]):
-        now, before = best[k], best[k - 1]
-        fill(now, np.inf)
-        for b in range(0, n, 4):
-            # Of the last ones, some are looked at twice.
-            c, d, e = min(b + 1, n - 1), min(b + 2, n - 1), min(b + 3, n - 1)
-            lower(
-                now[b:], before[b], before[c], before[d], before[e],
-                cost[b, b:], cost[c, b:], cost[d, b:], cost[e, b:],
-            )  # fmt: skip
+    """Least costs of the first bins, for one cluster more in every row of `best`.
+
+    For some ends at a time, all numbers of clusters: so their costs stay in the first cache.
+    """
+    n = cost.shape[0] - 1
+    for k in range(best.shape[0]):
+        fill(best[k], np.inf)
+        best[k, 0] = 0  # of no bins, all clusters are empty
+    if n < LANES:
+        for k in range(1, best.shape[0]):
+            for b in range(n):
+                for e in range(b + 1, n + 1):
+                    best[k, e] = min(best[k, e], best[k - 1, b] + cost[b, e])
+        return
+    for at in range(0, n, LANES):
+        first = 1 + min(at, n - LANES)  # of the last ones, some are looked at twice
+        for k in range(1, best.shape[0]):
+            now, before = best[k, first:], best[k - 1]
+            for b in range(0, first + LANES, 4):
+                c, d, e = min(b + 1, n), min(b + 2, n), min(b + 3, n)
+                lower(
+                    now,
+                    (before[b], before[c], before[d], before[e]),
+                    (cost[b, first:], cost[c, first:], cost[d, first:], cost[e, first:]),
+                )
 
 
 @bridge.exact

@@ -19,6 +19,15 @@ def _as_float(typing, word):
     )
 
 
+@intrinsic
+def _as_word(typing, number):
+    """The bits of a float32."""
+    del typing
+    return types.int32(types.float32), lambda context, builder, sign, args: builder.bitcast(
+        args[0], context.get_value_type(types.int32)
+    )
+
+
 @bridge.exact
 def exp(x):
     """e^x within 2e-7 of it, relative, for x in -87 to 87; beyond, that of the end. NaN for NaN.
@@ -54,6 +63,20 @@ def log1p(x):
     p = p * s + _F(2 / 5)
     p = p * s + _F(2 / 3)
     return z * (p * s + _F(2))
+
+
+@bridge.exact
+def cbrt(x):
+    """The cube root of x within 2e-7 of it, relative, for x in 1e-36 to 1e37, and 0 for 0.
+
+    A third of the exponent, which is within 6 %, and then two steps of Halley's, each of which
+    cubes what is wrong.
+    """
+    y = _as_float(np.int32(_F(_as_word(x)) * _F(1 / 3)) + np.int32(709_958_130))
+    for _ in range(2):
+        cube = y * y * y
+        y *= (cube + _F(2) * x) / (_F(2) * cube + x)
+    return y if x > 0 else _F(0)
 
 
 @bridge.exact
