@@ -33,8 +33,9 @@ PREFIX = "fedras_jax."
 # seen as one. Rows are best gone through entry by entry: assigning slices takes longer.
 loop = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 
-# The same without liberties in the order of operations.
-exact = numba.njit(error_model="numpy")
+# The same in the order that is written; a product and a sum may become one operation. What says
+# nothing of it is compiled like whoever calls it first.
+exact = numba.njit(fastmath={"contract"}, error_model="numpy")
 
 # Byte offsets of `XLA_FFI_CallFrame`, of an `XLA_FFI_Buffer` and of what asks for a version.
 _EXTENSION, _API, _STAGE, _ARGS, _RETS = 8, 16, 32, 72, 112
@@ -95,6 +96,8 @@ def _start(buffer, like, ndim, at):
     size = 1
     for axis in range(lead, lead + ndim):
         size *= _word(dims + 8 * axis)
+    if lead == 1:  # the usual case, without divisions
+        return at * size if _word(dims) > 1 else 0
     start = 0
     for back in range(lead):
         axis = lead - 1 - back

@@ -365,7 +365,7 @@ def ascending(
 ) -> tuple[Array, Array]:
     """The unmasked items in order, i32[N], `universe` beyond them; and bits of the set, i32[]."""
     n = item.shape[0]
-    room = _loops("ascending").BITMAP
+    room = _loops("ascending").ROOM
     results = _shape(_I32, n), _shape(_I32), _shape(_U32, 3, n), _shape(_U32, room)
     operands = _as(_I32, item, n), _as(_BOOL, mask, n), _as(_I32, universe)
     return _call("ascending", results, *operands)[:2]

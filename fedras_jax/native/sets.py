@@ -8,6 +8,7 @@ from fedras_jax.native import bridge, sorting
 from fedras_jax.native.vectors import copy, fill
 
 BITMAP = 2**12  # words
+ROOM = BITMAP + BITMAP // 32  # and one for every 32 of them
 
 
 @intrinsic
@@ -24,15 +25,30 @@ def lowest(typing, word):
 
 
 @bridge.exact
-def gather_bits(word, order):
-    """Members of a set of some bits in order; returns how many."""
+def put_bits(item, universe, word, some):
+    """Words of a set, and of the set of those that are not zero; both begin as zeros."""
+    five, last = np.uint32(5), np.uint32(31)
+    for i in range(item.shape[0]):
+        if item[i] < universe:
+            at = item[i] >> five
+            word[at] |= np.uint32(1) << (item[i] & last)
+            some[at >> five] |= np.uint32(1) << (at & last)
+
+
+@bridge.exact
+def gather_bits(word, some, order):
+    """Members of such a set in order; returns how many."""
     n = 0
-    for w in range(word.shape[0]):
-        left = word[w]
-        while left != 0:
-            order[n] = 32 * w + lowest(left)
-            left &= left - np.uint32(1)
-            n += 1
+    for s in range(some.shape[0]):
+        full = some[s]
+        while full != 0:
+            w = 32 * s + lowest(full)
+            full &= full - np.uint32(1)
+            left = word[w]
+            while left != 0:
+                order[n] = 32 * w + lowest(left)
+                left &= left - np.uint32(1)
+                n += 1
     return n
 
 
@@ -40,7 +56,7 @@ def gather_bits(word, order):
 def ascending(item, mask, universe, order, other, word):
     """The unmasked items in order, and `universe` in the slots that are left; returns how many.
 
-    Of a small universe as a bitmap, else by sorting. `other` u32[3, N] and `word` u32[BITMAP] are
+    Of a small universe as a bitmap, else by sorting. `other` u32[3, N] and `word` u32[ROOM] are
     scratch.
     """
     n, size, key = 0, item.shape[0], other[0]
@@ -49,12 +65,12 @@ def ascending(item, mask, universe, order, other, word):
             key[n] = item[i]
             n += 1
     if universe <= 32 * BITMAP:
-        word = word[: (universe + 31) // 32]
+        n_words = (universe + 31) // 32
+        word, some = word[:n_words], word[BITMAP : BITMAP + (n_words + 31) // 32]
         fill(word, 0)
-        for i in range(n):
-            if key[i] < universe:
-                word[key[i] >> np.uint32(5)] |= np.uint32(1) << (key[i] & np.uint32(31))
-        n = gather_bits(word, order)
+        fill(some, 0)
+        put_bits(key[:n], universe, word, some)
+        n = gather_bits(word, some, order)
     else:
         sorting.sort(
             key[:n], order[:n], sorting.width_below(universe), other[1:], word[: 2**sorting.DIGIT]
