@@ -80,10 +80,10 @@ def adaptive_bins(unit, weight, bins, low, high, begin, mass, share, fresh):
 
 @bridge.loop
 def interval_costs(mass, mean, cost, run):
-    """`cost[begin, end]` of the bins from begin to end in one cluster."""
+    """`cost[begin, end]` of the bins from begin to end in one cluster; infinite for no such run."""
     n = mass.shape[0]
     total, centre, error = run[0], run[1], run[2]
-    for b in range(n + 1):
+    for b in range(cost.shape[0]):
         total[b], centre[b], error[b] = 0, 0, 0
         fill(cost[b], np.inf)
     cost[0, 0] = 0
@@ -100,12 +100,11 @@ def interval_costs(mass, mean, cost, run):
 
 
 @bridge.loop
-def programme(cost, best):
-    """Least costs of the first bins, for one cluster more in every row of `best`.
+def programme(cost, n, best):
+    """Least costs of the first of n bins, for one cluster more in every row of `best`.
 
     For some ends at a time, all numbers of clusters: so their costs stay in the first cache.
     """
-    n = cost.shape[0] - 1
     for k in range(best.shape[0]):
         fill(best[k], np.inf)
         best[k, 0] = 0  # of no bins, all clusters are empty
@@ -195,17 +194,27 @@ def table(values, mask, weight, error, best, cost, mass, mean, order, scratch, w
         nothing += np.float64(w) * x * x
     unit, heavy = unit[:n], heavy[:n]
     adaptive_bins(unit, heavy, bins, edges[0], edges[1], begin, mass, edges[2], edges[3:])
-    within = _F(0)
+    within, filled = _F(0), 0
     for b in range(bins):
         first, last = begin[b], begin[b + 1]
-        mass[b] = summed(heavy[first:last])
-        mean[b] = dot(heavy[first:last], unit[first:last]) / max(mass[b], _TINY)
-        within += inside(unit[first:last], heavy[first:last], mean[b])
-    interval_costs(mass, mean, cost, run)
-    programme(cost, best)
+        if first < last:
+            mass[filled] = summed(heavy[first:last])
+            total = dot(heavy[first:last], unit[first:last])
+            mean[filled] = total / max(mass[filled], _TINY)
+            within += inside(unit[first:last], heavy[first:last], mean[filled])
+            filled += 1
+    interval_costs(mass[:filled], mean[:filled], cost, run)
+    programme(cost, filled, best)
+    # Then come those that hold nothing, and cost nothing.
+    fill(mass[filled:], 0)
+    fill(mean[filled:], 0)
+    for b in range(bins + 1):
+        fill(cost[b, max(b, filled + 1) :], cost[b, filled] if b < filled else _F(0))
+    for k in range(best.shape[0]):
+        fill(best[k, filled + 1 :], best[k, filled])
     error[0] = nothing
     for k in range(1, error.shape[0]):
-        error[k] = (best[k, bins] + within) * scale * scale
+        error[k] = (best[k, filled] + within) * scale * scale
     for b in range(bins):
         mean[b] = mean[b] * scale + low
 
