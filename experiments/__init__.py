@@ -2,6 +2,6 @@
 
 import gc
 
-# Imports and traces make many small objects that live long, and each collection looks at them all:
-# with the usual thresholds at every 700th.
+# Imports and traces make many small objects that live long, and with the usual thresholds
+# collections look at them over and over. Hardly anything is left to collect.
 gc.set_threshold(100_000, 50, 100)

@@ -180,6 +180,10 @@ def client_round(
         for i, transform in enumerate(transforms):
             key = jax.random.fold_in(own.lot.key(rng.Stream.TRANSFORM), i)
             update = transform.apply(ctx, key, member.role, update)
+            # It may have dropped rows by their mask alone.
+            kept = jnp.where(update.items.mask[:, None], update.items.row, 0)
+            items = dataclasses.replace(update.items, row=kept)
+            update = dataclasses.replace(update, items=items)
         return batch, result, update
 
     def run(width, told, own, look_up):

@@ -35,7 +35,8 @@ class Table:
       error: f32[K + 1], weighted squared error with k clusters; entry 0 that with a zero level.
       best: f32[K + 1, B + 1], least cost of the first j bins in k clusters.
       cost: f32[B + 1, B + 1], `cost[i, j]` of bins i, ..., j - 1 in one cluster.
-      mass: f32[B], mean: f32[B], the bins' weights and means.
+      mass: f32[B], mean: f32[B], the bins' weights and means; in order, but in the compiled form
+        those without values come last.
       order: i32[N], places of the unmasked values, the lowest value first, and N beyond them;
         i32[0] in the JAX form, which compares with every edge and level instead.
     """

@@ -541,7 +541,7 @@ class Transform(NamedTuple):
     """A change of the update before the codec: clipping, noise, pseudo-items, attackers.
 
     Attributes:
-      apply: (ctx, key, role i32[], Update) -> Update.
+      apply: (ctx, key, role i32[], Update) -> Update. Rows may be dropped by their mask alone.
     """
 
     apply: Callable[..., Update]

@@ -14,12 +14,13 @@ from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
 
 PLATFORMS = ["cuda", "tpu"]
-BASE = Spec(dataset="synthetic:40x60x8", dim=16, cohort_size=6, candidates=0)
+BASE = Spec(dataset="synthetic:60x60x8", dim=16, cohort_size=40, candidates=0)
+CHUNK = 32  # more than CPUs run at once, where payloads in flight are handled otherwise
 
 
 def lowered(spec, mesh=None):
     """Two rounds as a program for both platforms."""
-    _, algorithm, data = assemble(spec, split_of(spec), mesh=mesh)
+    _, algorithm, data = assemble(spec, split_of(spec), mesh=mesh, chunk=CHUNK)
     state, histories = jax.eval_shape(algorithm.init), jax.eval_shape(lambda: data)
     rounds = jax.jit(lambda state, data: simulate(algorithm, state, data, 2))
     return jax.export.export(rounds, platforms=PLATFORMS)(state, histories)
@@ -33,7 +34,7 @@ VARIANTS = {
         "codec": "actions",
         "profile": "mobile",
         "arrival": "buffered",
-        "arrival_args": {"in_flight": 12},
+        "arrival_args": {"in_flight": 50},
     },
 }
 

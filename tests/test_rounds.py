@@ -262,6 +262,30 @@ def test_transforms_are_applied_in_order_with_keys_of_their_own():
     np.testing.assert_allclose(found.items, expected, atol=1e-5)  # as in `agrees`
 
 
+@pytest.mark.parametrize("codec", [dense, rows])
+def test_transforms_may_drop_rows_by_their_mask_alone(codec):
+    def dropping(zeroed):
+        def apply(ctx, key, role, update):
+            del ctx, key, role
+            items = update.items
+            mask = items.mask & (items.item % 2 == 0)
+            row = jnp.where(mask[:, None], items.row, 0) if zeroed else items.row
+            return update.replace(items=items.replace(mask=mask, row=row))
+
+        return Transform(apply)
+
+    tables = []
+    for zeroed in (False, True):
+        algorithm = build(codec=codec(), transforms=[dropping(zeroed)])
+        start = jax.jit(algorithm.init)()
+        state, _ = jax.jit(algorithm.step)(start, DATA)
+        tables.append(np.asarray(state.items))
+        moved = (tables[-1] != np.asarray(start.items)).any(axis=1)
+        assert moved[::2].any()
+        assert not moved[1::2].any()
+    np.testing.assert_array_equal(*tables)
+
+
 def test_budgets_and_sizes():
     grant = np.array([3, 1, 4, 2, 16, 5, 9, 2, 6, 5, 3, 8])
     algorithm = build(codec=actions(16, rank=1), budget=budgets.by_client(grant), n_widths=1)

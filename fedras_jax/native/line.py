@@ -24,7 +24,7 @@ def first_from(values, first, last, least):
 
 @bridge.exact
 def shares(mass, low, high, share):
-    """By what each bin is to be divided further; of infinite width is what holds nothing."""
+    """By what each bin is to be divided further; 0 for what holds nothing, whatever its width."""
     for b in range(mass.shape[0]):
         width = high[b] - low[b]
         share[b] = maths.cbrt(mass[b] * width * width if mass[b] > 0 else _F(0))

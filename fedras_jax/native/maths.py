@@ -67,9 +67,9 @@ def log1p(x):
 
 @bridge.exact
 def cbrt(x):
-    """The cube root of x within 2e-7 of it, relative, for x in 1e-36 to 1e37, and 0 for 0.
+    """The cube root of x within 2.5e-7 of it, relative, for x in 1e-36 to 1e37, and 0 for 0.
 
-    A third of the exponent, which is within 6 %, and then two steps of Halley's, each of which
+    A third of the exponent, which is within 4 %, and then two steps of Halley's, each of which
     cubes what is wrong.
     """
     y = _as_float(np.int32(_F(_as_word(x)) * _F(1 / 3)) + np.int32(709_958_130))

@@ -8,6 +8,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from fedras_jax.native import bridge
@@ -24,6 +25,9 @@ def lower(typing, out, shift, rows):
     As the vectors that are meant: loops this short are made into none.
     """
     del typing
+    for one in (out, *rows):
+        if one.dtype != types.float32 or one.ndim != 1 or one.layout != "C":
+            raise TypingError(f"{one}: entries must be float32, and lie beside each other")
     vector = ir.VectorType(ir.FloatType(), LANES)
 
     def generate(context, builder, signature, arguments):
