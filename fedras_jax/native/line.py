@@ -3,7 +3,8 @@
 import numpy as np
 
 from fedras_jax.native import bridge, maths, sorting
-from fedras_jax.native.vectors import LANES, dot, fill, lower, summed
+from fedras_jax.native.lanes import LANES, lower
+from fedras_jax.native.vectors import dot, fill, summed
 
 _F = np.float32
 _REFINEMENTS = 4  # those of `kmeans1d`
