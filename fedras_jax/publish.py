@@ -46,8 +46,9 @@ class Publisher(NamedTuple):
     Attributes:
       start: server's table f32[M, D] -> the first public table and the first velocity: f32[M, D]
         what clients add in a round by themselves, or () without a trend.
-      step: (round, public table, velocity, server's table) -> (next public table, next velocity,
-        i32[G] counts of what is sent for them).
+      step: (round, public table, velocity, server's table, whether it has changed at all) -> (next
+        public table, next velocity, i32[G] counts of what is sent for them); if it has not, the
+        same ones and zeros.
       fields: what the counts are of.
       snapshot_bits: size of the whole public table, header included.
     """
@@ -117,14 +118,19 @@ def publisher(
     def start(items):
         return rounded(items), jnp.zeros_like(items) if trend else ()
 
-    def step(round_, public, velocity, items):
-        if downlink is None:
-            return rounded(items), velocity, jnp.ones(1, jnp.int32)
+    def step(round_, public, velocity, items, changed):
+        if downlink is None:  # what is public already, if nothing has changed
+            return rounded(items), velocity, jnp.int32(changed)[None]
         ahead = public + velocity if trend else public
         change = items - ahead
         ctx = Context(sizes, rng.address(seed, rng.Stream.DOWNLINK, round_))
         counts, sent = through(downlink, ctx, change, jnp.any(change != 0, axis=1))
-        return rounded(ahead + sent), velocity + trend * sent if trend else (), counts
+        faster = velocity + trend * sent if trend else ()
+        return jax.tree.map(
+            lambda new, old: jnp.where(changed, new, old),
+            (rounded(ahead + sent), faster, counts),
+            (public, velocity, jnp.zeros_like(counts)),
+        )
 
     return Publisher(start, step, fields, snapshot_bits)
 

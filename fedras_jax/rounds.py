@@ -457,11 +457,8 @@ def federated(
             (state.clients, state.codec),
             (private, codec_state),
         )
-        # Where nothing has arrived there is nothing to publish.
-        public, velocity, counts_down = jax.tree.map(
-            lambda new, old: jnp.where(total > 0, new, old),
-            publishing.step(state.round, state.public, state.velocity, items),
-            (state.public, state.velocity, jnp.zeros(len(publishing.fields), jnp.int32)),
+        public, velocity, counts_down = publishing.step(
+            state.round, state.public, state.velocity, items, total > 0
         )
         if not downlink_feedback:
             items = public

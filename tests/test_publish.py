@@ -38,7 +38,7 @@ def moving(downlink: str, snapshot: int):
     for r in range(40):
         moved = np.asarray(random.random(SIZES.items) < 0.4)[:, None]
         items = items + jnp.asarray(moved * random.normal(size=SIZES) * 0.01, jnp.float32)
-        public, velocity, counts = step(jnp.int32(r), public, velocity, items)
+        public, velocity, counts = step(jnp.int32(r), public, velocity, items, True)
         history.append((items, public, counts))
     return publisher, history
 
@@ -77,6 +77,20 @@ DOWNLINK_ARGS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("downlink", "snapshot"), [("none", 4), ("directional", 32), ("directional", 8)]
+)
+def test_nothing_is_published_of_a_round_that_changed_nothing(downlink, snapshot):
+    """Also where the codec still has something left to send."""
+    publisher, history = moving(downlink, snapshot)
+    items, public, _ = history[-1]
+    after, _, counts = publisher.step(jnp.int32(40), public, (), items, jnp.bool_(False))
+    np.testing.assert_array_equal(after, public)
+    assert not np.any(counts)
+    if downlink != "none":
+        assert np.any(items != public)  # so that there was something to send
+
+
 @pytest.mark.parametrize("name", registry.DOWNLINKS)
 def test_feedback_reaches_a_table_that_stays(name):
     """The gap to a constant table goes to zero: what is lost of it is sent in the next rounds."""
@@ -87,7 +101,7 @@ def test_feedback_reaches_a_table_that_stays(name):
     step = jax.jit(publisher.step)
     gap = [float(jnp.sum((items - public) ** 2))]
     for r in range(60):
-        public, velocity, _ = step(jnp.int32(r), public, velocity, items)
+        public, velocity, _ = step(jnp.int32(r), public, velocity, items, True)
         gap.append(float(jnp.sum((items - public) ** 2)))
     assert gap[-1] < 0.02 * gap[0]
     # On the way it never grows by more than a stochastic codec's luck.
@@ -175,7 +189,7 @@ def test_a_trend_catches_up_with_a_steady_movement():
         step = jax.jit(publisher.step)
         for r in range(120):
             items = items + step_of_a_round
-            public, velocity, _ = step(jnp.int32(r), public, velocity, items)
+            public, velocity, _ = step(jnp.int32(r), public, velocity, items, True)
         lag = 0 if trend else (1 - keep) / keep * step_of_a_round
         # Both roots of the recurrence are at most .866, and .866^120 is 3e-8; the last places of
         # a table that has moved by 120 steps of up to .03 are not.
