@@ -177,6 +177,12 @@ def berths(present: Array, going: Array) -> Array:
     return jnp.where(going, free[place], n_slots)
 
 
+def at_leisure(flight: InFlight, n_clients: int) -> Array:
+    """Who has no payload on its way, bool[U]."""
+    at_work = jnp.where(flight.present, flight.client, n_clients)
+    return jnp.ones(n_clients, bool).at[at_work].set(False, mode="drop")
+
+
 def launch(flight: InFlight, slot: Array, new: InFlight) -> InFlight:
     """All that is in flight, once those of `new` have left, whose `data` and `shared` it holds."""
     before = dataclasses.replace(flight, data=(), shared=())

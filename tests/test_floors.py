@@ -43,6 +43,9 @@ FLOORS = [
         "agreement",
         "traces",
         "client_round",
+        "turnout",
+        "passes",
+        "server",
     },
     {"rounds", "simulate", "evaluate"},
     {
