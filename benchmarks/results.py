@@ -66,7 +66,7 @@ def write(folder: Path, spec: Spec, logged: bool) -> None:
     """A finished run with random figures."""
     rng = np.random.default_rng(int(spec.digest(), 16))
     n = spec.rounds
-    results.claim(folder, spec)
+    results.claim(folder, spec, {})
     columns: dict[str, Any] = {"round": np.arange(1, n + 1), "clients": np.full(n, COHORT)}
     columns |= {name: rng.random(n) for name in DIAGNOSTICS}
     columns["clock_s"] = np.cumsum(columns["seconds"])

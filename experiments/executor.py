@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments import flags
-from fedras_jax import results
+from fedras_jax import provenance, results
 from fedras_jax.errors import DivergedError
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept
@@ -29,14 +29,23 @@ class Executor:
       ran: how many it has run.
     """
 
-    def __init__(self, *, log_clients: bool = False) -> None:
-        """Nothing is run yet."""
-        self.ran, self._log_clients = 0, log_clients
+    def __init__(self, *, log_clients: bool = False, loads: bool = True) -> None:
+        """Nothing is run yet.
+
+        Args:
+          log_clients: write clients.parquet too.
+          loads: whether data may be loaded; without it runs are taken as they are there.
+        """
+        self.ran, self._log_clients, self._loads = 0, log_clients, loads
         self._kept = Kept()
         flags.start_devices()
 
     def __call__(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
-        """Summary and final ranks of Specs that differ in numbers alone, by folder."""
+        """Summary and final ranks of Specs that differ in numbers alone, by folder.
+
+        Raises:
+          ResultsError: as `stored`.
+        """
         done: dict[Path, Outcome | DivergedError] = {}
         for folder, spec in specs.items():
             stored = self.stored(folder, spec)
@@ -51,8 +60,11 @@ class Executor:
         """What a folder holds of a run, None where it has not ended.
 
         Raises:
-          ResultsError: it cannot be read.
+          ResultsError: it cannot be read, or holds a run on other data.
         """
+        data = self.data_of(spec) if folder.exists() else None
+        if data is not None:
+            results.require_data(folder, data)
         finished = results.read_finished(folder, spec)
         if finished is not None:
             logged = not self._log_clients or (folder / "clients.parquet").exists()
@@ -62,6 +74,12 @@ class Executor:
             return None
         own = Spec.from_json(results.read_json(folder / "spec.json"))
         return DivergedError(diverged.message) if own.digest() == spec.digest() else None
+
+    def data_of(self, spec: Spec) -> provenance.Data | None:
+        """Digests of what a Spec is run on; None where no data may be loaded."""
+        if not self._loads:
+            return None
+        return provenance.of_split(spec, self._kept.split(spec, flags.DATA_DIR.value, None))
 
     def _run(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
         # Not resumable within an arm: an arm takes minutes, and what is done is not run again.

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         if flags.WORKDIR.value is None:
             raise SpecError("--workdir is needed: a grid is too long to be lost")
         workdir = Path(flags.WORKDIR.value)
-        execute = Executor(log_clients=True)
+        execute = Executor(log_clients=True, loads=RUN.value)
         places = {
             (scenario, arm): {
                 workdir
@@ -131,7 +131,7 @@ def _fill_all(
         lost |= {folder for folder, found in stored.items() if isinstance(found, DivergedError)}
         absent = {f: s for f, s in places.items() if stored[f] is None}
         elsewhere = [s for a in tellers[arm][1:] for s in of_arms[a].values()]
-        plans[arm] = _split(_retimed(absent, tellers[arm]), elsewhere)
+        plans[arm] = _split(_retimed(absent, tellers[arm], execute), elsewhere)
         n_there += len(places) - sum(map(len, plans[arm]))
     to_run, others = (sum(len(plan[i]) for plan in plans.values()) for i in range(2))
     print(
@@ -159,7 +159,7 @@ def _fill(first: Places, rest: Places, tellers: tuple[str, ...], execute: Execut
     # What trains like a run that diverges diverges too.
     spoilt = [first[folder] for folder in lost]
     lost |= {f for f, s in rest.items() if any(retiming.exact(t, s) for t in spoilt)}
-    left = _retimed({f: s for f, s in rest.items() if f not in lost}, tellers)
+    left = _retimed({f: s for f, s in rest.items() if f not in lost}, tellers, execute)
     found = execute(left)  # where a run's tables do not explain its seconds, or time is short
     return lost | {folder for folder, one in found.items() if isinstance(one, DivergedError)}
 
@@ -175,11 +175,11 @@ def _split(places: Places, others: Sequence[Spec]) -> tuple[Places, Places]:
     return first, told
 
 
-def _retimed(places: Places, tellers: tuple[str, ...]) -> Places:
+def _retimed(places: Places, tellers: tuple[str, ...], execute: Executor) -> Places:
     """Re-times what a run of these arms on disk tells; returns the others."""
     left: Places = {}
     for folder, spec in places.items():
-        run = retiming.source(spec, _siblings(folder, tellers))
+        run = retiming.source(spec, _siblings(folder, tellers), execute.data_of(spec))
         if run is None:
             left[folder] = spec
         else:

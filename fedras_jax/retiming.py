@@ -53,6 +53,7 @@ class Run(NamedTuple):
       rows: a dict a round, as in `rounds.parquet`.
       clients: the columns of `clients.parquet`.
       ranks: the columns of `ranks.parquet`.
+      data: digests of what it is of, `data.json`.
     """
 
     spec: Spec
@@ -60,6 +61,7 @@ class Run(NamedTuple):
     rows: Rows
     clients: Mapping[str, np.ndarray]
     ranks: Mapping[str, np.ndarray]
+    data: Mapping[str, str]
 
 
 def obstacle(spec: Spec) -> str | None:
@@ -111,16 +113,23 @@ def _fate(spec: Spec) -> list[list[float]]:
     return [np.asarray(getattr(profile, name)).tolist() for name in FATE]
 
 
-def source(spec: Spec, folders: Iterable[Path]) -> Run | None:
+def source(
+    spec: Spec, folders: Iterable[Path], data: Mapping[str, str] | None = None
+) -> Run | None:
     """The first of some runs whose re-timing is a run of this Spec; None if there is none.
 
     One that has itself been re-timed is none, nor one whose tables are of another version, nor one
     whose own seconds its tables do not give.
+
+    Args:
+      spec: the experiment.
+      folders: of the runs.
+      data: digests of what they must be of; of anything when None.
     """
     for folder in folders:
         try:
             run = _read(folder, spec)
-            if run is not None and _reproduced(run):
+            if run is not None and data in (None, run.data) and _reproduced(run):
                 if spec.budget in PATIENT:
                     retime(run, spec)
                 return run
@@ -143,7 +152,8 @@ def _read(folder: Path, spec: Spec) -> Run | None:
     if log is None or not {"examples", "payload_bytes"} <= clients.keys():
         return None
     ranks = results.read_columns(folder / "ranks.parquet")
-    return Run(done, summary, results.rows_in(log), clients, ranks)
+    data = results.read_data(folder)
+    return Run(done, summary, results.rows_in(log), clients, ranks, data)
 
 
 def _reproduced(run: Run) -> bool:
@@ -169,7 +179,7 @@ def write(run: Run, spec: Spec, folder: Path) -> None:
       ResultsError: the folder belongs to another Spec, or cannot be written.
     """
     rows, clients = retime(run, spec)
-    results.claim(folder, spec)
+    results.claim(folder, spec, run.data)
     for name in ("rounds", "clients"):
         results.Log(folder, name).discard()  # of a run that was not finished
     (folder / "diverged.json").unlink(missing_ok=True)

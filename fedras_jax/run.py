@@ -29,6 +29,7 @@ from fedras_jax import (
     examples,
     hosts,
     native,
+    provenance,
     record,
     results,
     shards,
@@ -86,7 +87,7 @@ def run(
     Raises:
       SpecError: sizes of the Spec and of the data do not fit.
       DataError: the dataset cannot be found or read.
-      ResultsError: `workdir` belongs to another Spec or cannot be written.
+      ResultsError: `workdir` belongs to another Spec or other data, or cannot be written.
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved.
       LostError: another process of the run is gone.
@@ -165,12 +166,9 @@ def _run_group(
         return split, [assembly.assemble(spec, split, **how)[1] for spec in specs]  # all can be run
 
     split, algorithms = hosts.together(ready)
-    folders = claim(specs, workdirs)
-    if hosts.count() > 1:
-        hosts.require_same({"the data's digest": split_digest(split)})
-    done: dict[int, Result | DivergedError] = {}
-    if interactions is None:  # which a folder does not name
-        done = _stored(specs, algorithms, folders, split, options, mesh)
+    data = hosts.together(lambda: [provenance.of_split(spec, split) for spec in specs])
+    folders = claim(specs, workdirs, data)
+    done = _stored(specs, algorithms, folders, split, options, mesh)
     left = [i for i in range(len(specs)) if i not in done]
     if not left:
         return [done[i] for i in range(len(specs))]
@@ -258,19 +256,24 @@ def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: A
         raise SpecError("spread_items is for the devices of one process, and there are several")
 
 
-def split_digest(split: Split) -> str:
-    """SHA-256 over the arrays of a split."""
-    arrays = (split.offsets, split.items, split.valid, split.test, split.candidates)
-    return checkpoint.digest([x for x in arrays if x is not None])
+def claim(
+    specs: Sequence[Spec],
+    workdirs: Sequence[str | os.PathLike | None],
+    data: Sequence[provenance.Data],
+) -> list[Path | None]:
+    """The runs' folders, which only the first process has, once all have the same data.
 
-
-def claim(specs: Sequence[Spec], workdirs: Sequence[str | os.PathLike | None]) -> list[Path | None]:
-    """The runs' folders, which only the first process has."""
+    Raises:
+      SpecError: they have not.
+      ResultsError: as `results.claim`.
+    """
+    for own in data:
+        hosts.require_same({f"the digest of the {name}": digest for name, digest in own.items()})
 
     def each() -> None:
-        for folder, spec in zip(workdirs, specs, strict=True):
+        for folder, spec, own in zip(workdirs, specs, data, strict=True):
             if folder is not None:
-                results.claim(folder, spec)
+                results.claim(folder, spec, own)
 
     hosts.from_first(each)
     mine = hosts.is_first()

@@ -8,6 +8,7 @@ A folder is named by its Spec's digest, so a run that is there is not run again,
 came from.
 """
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from fedras_jax import assembly, axes, checkpoint, engines, memory, results
+from fedras_jax import assembly, axes, checkpoint, engines, memory, provenance, results
 from fedras_jax.axes import expand
-from fedras_jax.data import Split
 from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.options import Options
+from fedras_jax.programs import Kept
 from fedras_jax.spec import Spec
 
 __all__ = ["Group", "Plan", "execute", "expand", "folder_of", "plan", "sweep"]
@@ -166,14 +167,15 @@ def plan(
 
     Raises:
       SpecError: a run that needs more memory than a group may take, or a shard out of range.
-      ResultsError: a folder that cannot be read.
+      ResultsError: a folder that cannot be read, or that holds a run on other data.
     """
     i, n = shard
     if not 0 <= i < n:
         raise SpecError(f"shard {i}/{n}: expected i/n with 0 <= i < n")
     options = options or Options()
     budget = memory_gib * 2**30
-    splits: dict[Any, Split] = {}
+    kept = Kept()
+    data_of = functools.partial(kept.split, data_dir=options.data_dir, interactions=None)
     shared: dict[tuple[Any, ...], list[Spec]] = {}
     for spec in specs:
         shared.setdefault((assembly.data_key(spec), *_program(spec)), []).append(spec)
@@ -185,7 +187,10 @@ def plan(
         members = _shard(all_members, number, len(programs), i, n)
         waiting: dict[int, list[Spec]] = {}
         for spec in members:
-            ended, start = _stands(folder_of(workdir, spec), spec)
+            folder = folder_of(workdir, spec)
+            if folder.exists():
+                results.require_data(folder, provenance.of_split(spec, data_of(spec)))
+            ended, start = _stands(folder, spec)
             if ended == "finished":
                 finished.append(spec)
             elif ended == "diverged":
@@ -194,10 +199,7 @@ def plan(
                 waiting.setdefault(start, []).append(spec)
         if not waiting:
             continue
-        key = assembly.data_key(members[0])
-        if key not in splits:
-            splits = {key: assembly.split_of(members[0], data_dir=options.data_dir)}
-        of_size = memory.estimator(members[0], splits[key], options.devices or devices)
+        of_size = memory.estimator(members[0], data_of(members[0]), options.devices or devices)
         # All groups of a program have one size, so that it is compiled once.
         size = _size(max(map(len, waiting.values())), of_size, budget, members[0])
         for start, left in sorted(waiting.items()):

@@ -39,7 +39,7 @@ def write_run(folder, spec, ranks, *, status="finished", message="loss nan", log
       log: columns of clients.parquet.
     """
     ranks = np.asarray(ranks, np.int32)
-    results.claim(folder, spec)
+    results.claim(folder, spec, {})
     done = status == "finished"
     rounds = rounds_of(spec, ranks, None if done else spec.rounds // 2)
     results.write_table(folder / "rounds.parquet", rounds)

@@ -286,7 +286,8 @@ def test_a_finished_run_is_read_if_nothing_else_is_asked_for(whole, tmp_path):
 
 def test_checkpoints_of_another_spec_are_refused_with_the_difference(folder, tmp_path):
     other = SPEC.replace(seed=5)
-    fedras_jax.results.claim(tmp_path / "other", other)
+    data = fedras_jax.results.read_data(folder)
+    fedras_jax.results.claim(tmp_path / "other", other, data)
     shutil.copytree(folder / "checkpoints", tmp_path / "other/checkpoints")
     with pytest.raises(ResultsError, match=r"of another experiment \(seed: 0, not 5\)"):
         run(other, tmp_path / "other")
@@ -350,7 +351,7 @@ def test_parts_are_newer_than_the_table_of_an_earlier_run(tmp_path):
 
 def test_a_folder_that_was_claimed_by_half_is_claimed(tmp_path):
     (tmp_path / "spec.json.123.part").write_text("{")
-    assert fedras_jax.results.claim(tmp_path, SPEC) == tmp_path
+    assert fedras_jax.results.claim(tmp_path, SPEC, {}) == tmp_path
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path):

@@ -59,6 +59,7 @@ FLOORS = [
         "run",
         "options",
         "programs",
+        "provenance",
         "stream",
         "training",
         "assembly",

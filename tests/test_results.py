@@ -14,7 +14,7 @@ RANKS = np.array([3, 0, 12, 1], np.int32)
 @pytest.fixture
 def folder(tmp_path):
     """A finished run of SPEC, as `run` writes it."""
-    here = results.claim(tmp_path / "here", SPEC)
+    here = results.claim(tmp_path / "here", SPEC, {})
     results.write_table(here / "ranks.parquet", {"client": np.arange(4), "rank": RANKS})
     summary = {"spec": SPEC.to_json(), "metrics": metrics.summarise(RANKS)}
     results.write_json(here / "summary.json", summary)

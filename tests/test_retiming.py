@@ -173,8 +173,8 @@ def test_scenarios_differ_in_time_and_in_what_failures_leave(runs):
 
 def test_summary_of_a_retimed_run(runs, tmp_path):
     spec = SPECS["mobile", True]
+    results.claim(tmp_path, spec, results.read_data(runs["constrained", True]))
     (tmp_path / "rounds.parts").mkdir()  # killed before
-    results.write_json(tmp_path / "spec.json", spec.to_json())
     retiming.write(retiming.source(spec, [runs["constrained", True]]), spec, tmp_path)
     summary, ranks = results.read_finished(tmp_path, spec)
     real, real_ranks = results.read_finished(runs["mobile", True], spec)

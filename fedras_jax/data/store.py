@@ -38,7 +38,7 @@ from fedras_jax.data.split import (
 )
 from fedras_jax.errors import DataError
 
-FORMAT, VERSION = "fedras_jax.store", 1
+FORMAT, VERSION = "fedras_jax.store", 2
 _META = "meta.json"
 _TYPES = {"offsets": "<i8", "item": "<i4", "valid": "<i4", "test": "<i4"}
 _IDS = ("client_ids", "item_ids")
@@ -56,7 +56,9 @@ class Store:
         offsets: int64 [U+1], in memory.
         items, valid, test: the other columns, memory-mapped.
         client_ids, item_ids: the source's own ids, memory-mapped.
-        made: how it was made: the filters and the split's settings.
+        made: how it was made: the filters and the split's settings; `timed`, whether held-out
+            items are the last in time, or drawn with `data_seed` (None: not known).
+        digest: SHA-256 of all that it holds, taken as it was written.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Store:
     client_ids: np.ndarray
     item_ids: np.ndarray
     made: Mapping[str, Any]
+    digest: str
 
     @property
     def n_clients(self) -> int:
@@ -184,6 +187,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         client_ids=columns["client_ids"],
         item_ids=columns["item_ids"],
         made=meta["made"],
+        digest=meta["digest"],
     )
 
 
@@ -215,7 +219,7 @@ def _meta(path: Path) -> dict[str, Any]:
 
 
 def _digest(meta: Mapping[str, Any]) -> str:
-    """SHA-256 over all else that `meta.json` says, the sizes of the files among it."""
+    """SHA-256 over all else that `meta.json` says, sizes and digests of the columns among it."""
     rest = {key: value for key, value in meta.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -249,6 +253,7 @@ class _Column:
     def __init__(self, path: Path, dtype: str) -> None:
         self._dtype = np.dtype(dtype)
         self.length = 0
+        self._sha = hashlib.sha256()
         self._file: BinaryIO = path.open("wb")
         self._write_header()
         self._header = self._file.tell()
@@ -262,7 +267,9 @@ class _Column:
         npy.write_array_header_1_0(self._file, about)  # leaves room for any length
 
     def append(self, values: np.ndarray) -> None:
-        np.ascontiguousarray(values, self._dtype).tofile(self._file)
+        values = np.ascontiguousarray(values, self._dtype)
+        values.tofile(self._file)
+        self._sha.update(values.tobytes())
         self.length += len(values)
 
     def close(self, *, whole: bool) -> dict[str, Any]:
@@ -277,7 +284,8 @@ class _Column:
             self._file.flush()
             os.fsync(self._file.fileno())
             size = os.fstat(self._file.fileno()).st_size
-        return {"dtype": self._dtype.str, "shape": [self.length], "bytes": size}
+        about = {"dtype": self._dtype.str, "shape": [self.length], "bytes": size}
+        return about | {"sha256": self._sha.hexdigest()}
 
 
 class Writer:
@@ -335,7 +343,12 @@ class Writer:
             "clients": self._clients,
             "items": len(item_ids),
             "interactions": self._end,
-            "made": {**made, "validation": self._validation, "data_seed": self._seed},
+            "made": {
+                "timed": self._timed,
+                "validation": self._validation,
+                "data_seed": self._seed,
+                **made,
+            },
             "columns": {n: column.close(whole=True) for n, column in self._columns.items()},
         }
         part = self._folder / f"{_META}.part"
@@ -422,7 +435,7 @@ def write_split(
     validation = bool((split.valid >= 0).any())
     with writing(path, validation=validation) as writer:
         writer.add_split(split.offsets, split.items, split.valid, split.test)
-        writer.finish(split.name, clients, items, {})
+        writer.finish(split.name, clients, items, {"data_seed": None})
     return open_store(path)
 
 

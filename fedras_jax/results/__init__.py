@@ -1,6 +1,7 @@
 """What a run leaves on disk.
 
-    WORKDIR/spec.json       the experiment, written first: a folder belongs to one Spec
+    WORKDIR/data.json       digests of the data that it is run on, and
+    WORKDIR/spec.json       the experiment, written first: a folder belongs to one Spec on one data
     WORKDIR/rounds.parquet  a row a round: loss, bytes, actions, distortion, metrics where evaluated
     WORKDIR/clients.parquet a row for each client in each round, where asked for
     WORKDIR/ranks.parquet   a row a client: the final rank of its held-out item, the rounds in which
@@ -17,6 +18,7 @@ Every file is written beside its place and moved there, so a reader never sees h
 from fedras_jax.results.load import load, query
 from fedras_jax.results.read import (
     read_columns,
+    read_data,
     read_diverged,
     read_finished,
     read_json,
@@ -24,7 +26,14 @@ from fedras_jax.results.read import (
     read_summary,
     rows_in,
 )
-from fedras_jax.results.write import Log, claim, columns_of, write_json, write_table
+from fedras_jax.results.write import (
+    Log,
+    claim,
+    columns_of,
+    require_data,
+    write_json,
+    write_table,
+)
 
 __all__ = [
     "Log",
@@ -33,11 +42,13 @@ __all__ = [
     "load",
     "query",
     "read_columns",
+    "read_data",
     "read_diverged",
     "read_finished",
     "read_json",
     "read_log",
     "read_summary",
+    "require_data",
     "rows_in",
     "write_json",
     "write_table",

@@ -15,6 +15,8 @@ from fedras_jax import metrics
 from fedras_jax.errors import FedrasError, ResultsError
 from fedras_jax.spec import Spec
 
+DATA = "data.json"
+
 
 class Diverged(NamedTuple):
     """How a run left the finite numbers.
@@ -83,6 +85,21 @@ def read_diverged(workdir: str | os.PathLike) -> Diverged | None:
         raise ResultsError(
             f"{path} has no 'round' or no 'message': written by another version?"
         ) from e
+
+
+def read_data(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Digests of the data that a run is of.
+
+    Raises:
+      ResultsError: its folder does not say.
+    """
+    path = Path(workdir) / DATA
+    if not path.exists():
+        raise ResultsError(
+            f"{workdir} does not say what data its run is of: an earlier version's? Choose another "
+            "--workdir, nothing has been overwritten"
+        )
+    return read_json(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedras_jax.errors import FedrasError, ResultsError
-from fedras_jax.results.read import read_log
+from fedras_jax.results.read import DATA, read_data, read_log
 from fedras_jax.spec import Spec
 
 _PART = ".part"
@@ -38,21 +38,27 @@ def whole(path: Path) -> Iterator[Path]:
         raise ResultsError(f"{path} cannot be written ({e}): what was there is as it was") from e
 
 
-def claim(workdir: str | os.PathLike, spec: Spec) -> Path:
-    """Make a folder the results folder of this Spec.
+def claim(workdir: str | os.PathLike, spec: Spec, data: Mapping[str, str]) -> Path:
+    """Make a folder the results folder of this Spec on this data.
 
     A folder that already holds as many or fewer rounds of the same experiment is taken over; its
     files are replaced as the new ones are finished.
 
+    Args:
+      workdir: the folder.
+      spec: the experiment.
+      data: digests of what it is run on (`provenance`).
+
     Raises:
-      ResultsError: it holds another Spec, more rounds than are asked for, or files that are not a
-        run's, or it cannot be written.
+      ResultsError: it holds another Spec, other data, more rounds than are asked for, or files that
+        are not a run's, or it cannot be written.
     """
     folder = Path(workdir)
     stored = folder / "spec.json"
     try:
         if stored.exists():
             _check_same(stored, spec)
+            require_data(folder, data)
         elif folder.exists() and not (folder.is_dir() and _is_empty(folder)):
             raise ResultsError(
                 f"{folder} is not empty and holds no run: choose another --workdir, "
@@ -61,13 +67,29 @@ def claim(workdir: str | os.PathLike, spec: Spec) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ResultsError(f"cannot write results to {folder}: {e}") from e
+    write_json(folder / DATA, dict(data))
     write_json(stored, spec.to_json())
     return folder
 
 
+def require_data(folder: Path, data: Mapping[str, str]) -> None:
+    """Whether a run that has a folder is of this data.
+
+    Raises:
+      ResultsError: it is of other data, or does not say of which.
+    """
+    own = read_data(folder)
+    differ = sorted(name for name in {*own, *data} if own.get(name) != data.get(name))
+    if differ:
+        raise ResultsError(
+            f"{folder} holds a run on other data, by the digest of its {' and '.join(differ)}: "
+            "choose another --workdir, nothing has been overwritten"
+        )
+
+
 def _is_empty(folder: Path) -> bool:
     """But for what a process left that was killed as it claimed the folder."""
-    return all(path.name.endswith(_PART) for path in folder.iterdir())
+    return all(path.name.endswith(_PART) or path.name == DATA for path in folder.iterdir())
 
 
 def _check_same(stored: Path, spec: Spec) -> None:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fedras_jax import assembly, checkpoint, evaluate, hosts, record
+from fedras_jax import assembly, checkpoint, evaluate, hosts, provenance, record
 from fedras_jax.data import Split
 from fedras_jax.data.store import Store, open_store
 from fedras_jax.errors import SpecError, StoppedError
@@ -88,7 +88,7 @@ def stream(
     Raises:
       DataError: no store, or a damaged one.
       SpecError: what does not fit: into memory, to the store's settings, or to streaming.
-      ResultsError: `workdir` belongs to another Spec or cannot be written.
+      ResultsError: `workdir` belongs to another Spec or other data, or cannot be written.
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved, unless private state is on disk.
     """
@@ -125,9 +125,6 @@ def _stream(
         return store, split, assembly.assemble(spec, split)[1]
 
     store, split, algorithm = hosts.together(ready)
-    if hosts.count() > 1:
-        about = [store.offsets, store.valid, store.test]
-        hosts.require_same({"the store's digest": checkpoint.digest(about)})
     arguments = assembly.arguments(spec, store.n_clients)
     if isinstance(arguments.profile, Trace):
         raise SpecError(
@@ -163,7 +160,8 @@ def _stream(
             f"private state of {sizes.kept / 2**30:.2f} GiB goes to disk: give a --workdir, or "
             "allow more --memory"
         )
-    (folder,) = claim([spec], [workdir])
+    data = hosts.together(lambda: provenance.of_store(spec, store))
+    (folder,) = claim([spec], [workdir], [data])
     programs = Programs(
         spec, split, sizes, mesh=mesh, chunk=how.chunk_size, spread_items=how.spread_items
     )
@@ -223,6 +221,12 @@ def _fits(spec: Spec, store: Store, evaluate_clients: int) -> None:
                 f"{name}={asked}, but the store {store.path} was made with {name}={made}: leave it "
                 "out, or convert again"
             )
+    drawn = None if store.made["timed"] else store.made["data_seed"]
+    if drawn not in (None, spec.data_seed):
+        raise SpecError(
+            f"data_seed={spec.data_seed}, but the held-out items of the store {store.path} were "
+            f"drawn with data_seed={drawn}: ask for that, or convert again"
+        )
     held_out = store.test if spec.evaluate_on == "test" else store.valid
     if not (held_out >= 0).any():
         raise SpecError(f"{store.path}: no client has a {spec.evaluate_on} item to evaluate")

@@ -169,7 +169,7 @@ def edited(whole, tmp_path, **changes):
     ("changes", "message"),
     [
         ({"format": "parquet"}, "this is no store"),
-        ({"version": 2}, "expected a store of version 1, found 2; convert its source again"),
+        ({"version": 3}, "expected a store of version 2, found 3; convert its source again"),
         ({"interactions": 5}, "is not as it was written"),
     ],
 )
