@@ -84,8 +84,8 @@ def going_on(spec: Spec, split: Split, rounds: int, mesh: Mesh | None = None) ->
 
 def client_loop(spec: Spec, split: Split, members: np.ndarray) -> Callable[[], Any]:
     """One jitted client at a time: draw, train, scatter; the same functions as a round's."""
-    _, algorithm, data = assemble(spec, split)
-    training = factored.factored(spec.client_lr, spec.weight_decay, epochs=spec.local_epochs)
+    model, algorithm, data = assemble(spec, split)
+    training = factored.factored(model, spec.client_lr, spec.weight_decay, epochs=spec.local_epochs)
     n_examples = lengths(spec, split)
     widths = cohort.plan_widths(n_examples)
     state = jax.jit(algorithm.init)()

@@ -14,10 +14,51 @@ from fedras_jax.types import (
     Codec,
     Context,
     ItemDelta,
+    Payload,
     Profile,
     Sizes,
     Trace,
 )
+
+
+def parts(**given: tuple[Any, type]) -> None:
+    """Arguments by their names are what they should be: not the functions that make them, say.
+
+    Raises:
+      SpecError: one is not.
+    """
+    for name, (part, kind) in given.items():
+        if part is not None and not isinstance(part, kind):
+            call = ": call it" if callable(part) else ""
+            raise SpecError(f"{name}: expected a {kind.__name__}, not {part!r}{call}")
+
+
+def declaration(codec: Codec, sizes: Sizes) -> None:
+    """A codec's fields are of kinds that can be counted and written.
+
+    Raises:
+      SpecError: one is not.
+    """
+    for field in codec.fields(sizes):
+        if field.dtype not in bits.KINDS:
+            raise SpecError(
+                f"codec {codec.name}: {field.name} is declared as {field.dtype!r}, expected one of "
+                f"{', '.join(bits.KINDS)}"
+            )
+
+
+def counted(codec: Codec, sizes: Sizes, payload: Payload) -> None:
+    """A payload has a count for each field that its codec declares.
+
+    Raises:
+      SpecError: it has others, so that its size is not known.
+    """
+    n = len(codec.fields(sizes))
+    if payload.counts.shape != (n,):
+        raise SpecError(
+            f"codec {codec.name}: {n} fields, but counts of shape {payload.counts.shape}: make "
+            "payloads with bits.measure"
+        )
 
 
 def actions(budget: Budget, codec: Codec) -> None:

@@ -247,7 +247,7 @@ def local_training(
     weight_decay = spec.weight_decay if weight_decay is None else weight_decay
     static = {"epochs": spec.local_epochs, "batch_size": spec.batch_size}
     if model.is_dot_product and spec.client_optimizer == "sgd":
-        return factored.factored(lr, weight_decay, **static)
+        return factored.factored(model, lr, weight_decay, **static)
     optimizer = registry.build(
         "client_optimizer", registry.CLIENT_OPTIMIZERS, spec.client_optimizer, lr, weight_decay
     )

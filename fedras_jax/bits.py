@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from fedras_jax import native
+from fedras_jax.errors import SpecError
 from fedras_jax.native import forms
 from fedras_jax.types import Field, Payload, Sizes
 
@@ -22,6 +23,9 @@ from fedras_jax.types import Field, Payload, Sizes
 HEADER_BITS = 160
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
+
+# What fields may be declared as.
+KINDS = (*FLOAT_BITS, "uint", "exponent", "label", "entropy", "symbols", "levels", "set")
 
 # What is added to the entropy of coded labels so that it bounds what a coder writes: probabilities
 # in 24-bit fixed point cost far less than a thousandth, and the last words two times 32 bits.
@@ -136,7 +140,11 @@ def measure(fields: Sequence[Field], sizes: Sizes, data: Mapping[str, Array]) ->
       fields: the codec's declaration.
       sizes: M and D.
       data: as in `Payload`.
+
+    Raises:
+      SpecError: data that are not what is declared: a size is counted for what travels.
     """
+    _require_declared(fields, data)
     n = data["mask"].sum(dtype=jnp.int32)
     k = data.get("k", jnp.int32(0))
 
@@ -161,6 +169,36 @@ def measure(fields: Sequence[Field], sizes: Sizes, data: Mapping[str, Array]) ->
 
     counts = jnp.stack([jnp.asarray(count(field), jnp.int32) for field in fields])
     return Payload(dict(data), counts)
+
+
+def _require_declared(fields: Sequence[Field], data: Mapping[str, Array]) -> None:
+    """Whether a payload's leaves are those of its fields, in shape and type."""
+    missing = {"item", "mask", *(f.name for f in fields if f.dtype != "set")} - data.keys()
+    if missing:
+        raise SpecError(f"a payload without {', '.join(sorted(missing))}, which it declares")
+    beside = data.keys() - {"item", "mask", "k", *(field.name for field in fields)}
+    if beside:
+        raise SpecError(
+            f"a payload with {', '.join(sorted(beside))}, which no field declares: it would travel "
+            "for nothing"
+        )
+    for field in fields:
+        if field.dtype == "set":
+            continue
+        leaf = data[field.name]
+        if field.dtype in FLOAT_BITS:
+            fits = leaf.dtype == jnp.dtype(field.dtype)
+        else:
+            fits = jnp.issubdtype(leaf.dtype, jnp.integer)
+        lead = () if field.per == "once" else leaf.shape[:1]
+        if field.per in ("row", "item"):
+            lead = data["mask"].shape
+        shape = field.shape[1:] if field.dtype in ("entropy", "symbols") else field.shape
+        if not fits or leaf.shape != (*lead, *shape):
+            raise SpecError(
+                f"a payload whose {field.name} is {leaf.dtype}{list(leaf.shape)}, but it declares "
+                f"{field.dtype}{[*lead, *shape]}"
+            )
 
 
 def by_actions(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedras_jax import bits, budgets, examples, network, reductions, rng, sets
+from fedras_jax import agreement, bits, budgets, examples, network, reductions, rng, sets
 from fedras_jax.types import (
     Array,
     Budget,
@@ -217,6 +217,7 @@ def client_round(
         )
         k = budgets.at_no_cost(outlook, budget.allocate(outlook, told.budget))
         payload, codec_state = codec.encode(ctx, key, update.items, prepared, k, own.codec)
+        agreement.counted(codec, sizes, payload)
         k = jnp.minimum(k, n_rows)  # what is sent
 
         counts = jnp.append(payload.counts, n_beside).astype(jnp.int32)

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fedras_jax import native
+from fedras_jax.errors import SpecError
 from fedras_jax.native import forms
-from fedras_jax.types import LocalResult, LocalTraining
+from fedras_jax.types import LocalResult, LocalTraining, RecModel
 
 PRECISION = jax.lax.Precision.HIGHEST
 
@@ -35,6 +36,7 @@ UNROLLED = 16
 
 
 def factored(
+    model: RecModel,
     lr: float | Array,
     weight_decay: float | Array = 0.0,
     *,
@@ -44,6 +46,7 @@ def factored(
     """Minibatch SGD on the logistic loss of `rows @ private`.
 
     Args:
+      model: what to train; it must be that dot product (`RecModel.is_dot_product`).
       lr: step size; may be a tracer.
       weight_decay: L2 coefficient; may be a tracer.
       epochs: passes over the examples; work per row grows with their square, so this form is
@@ -51,9 +54,11 @@ def factored(
       batch_size: examples per minibatch.
 
     Raises:
+      SpecError: another model.
       ValueError: one of the two is below 1.
     """
-
+    if not model.is_dot_product:
+        raise SpecError("this model is no dot product: train it with client.autodiff")
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
 

@@ -139,6 +139,14 @@ def federated(
     Raises:
       SpecError: sizes that do not fit together.
     """
+    agreement.parts(
+        model=(model, RecModel),
+        codec=(codec, Codec),
+        sampler=(sampler, Sampler),
+        budget=(budget, Budget),
+        arrival=(arrival, Arrival),
+        reducer=(reducer, Reducer),
+    )
     sizes = Sizes(n_items, model.dim)
     lengths = agreement.histories(history_lengths, n_clients, n_items)
     if negatives < 0:
@@ -153,6 +161,7 @@ def federated(
     reducer = reducer or reducers.touched_mean()
     optimizer = server_optimizer or optax.sgd(1.0)
     fields = codec.fields(sizes)  # refuses settings that do not fit M and D
+    agreement.declaration(codec, sizes)
     publishing = publish.publisher(downlink, snapshot, sizes, seed, downlink_trend)
     over_mesh = mesh if spread_items else None
     tables = shards.whole(sizes) if over_mesh is None else shards.spread(over_mesh, sizes)

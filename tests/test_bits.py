@@ -11,6 +11,7 @@ from fedras_jax import bits, coding
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.directional import directional
 from fedras_jax.codecs.rows import rows
+from fedras_jax.errors import SpecError
 from fedras_jax.types import Context, Field, ItemDelta, Sizes
 
 TOP = 2**16 + 1
@@ -231,6 +232,7 @@ def told_and_measured():
 
     def both(item, mask, k, label):
         data = {"item": item, "mask": mask, "k": k, "label": label}
+        data["centroid"] = jnp.zeros((K, SIZES.dim))
         return bits.by_actions(ENTROPY, SIZES, item, mask, K), bits.measure(ENTROPY, SIZES, data)
 
     return jax.jit(both)
@@ -325,3 +327,32 @@ def test_entropy_coded_labels_of_many_rows_are_bounded_closely(skew):
     some = often[often > 0]
     entropy = -np.sum(some * np.log2(some / n))
     assert entropy <= told - k * width(n + 1) <= 1.02 * entropy + 8 * 16
+
+
+DECLARED = (bits.touched(SIZES.items), bits.codes("row", "row", 1, SIZES.dim))
+SENT = {
+    "item": jnp.arange(WIDTH, dtype=jnp.int32),
+    "mask": jnp.ones(WIDTH, bool),
+    "row": jnp.ones((WIDTH, SIZES.dim), jnp.uint8),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"row": jnp.ones((WIDTH, SIZES.dim))}, "whose row is float32.*declares uint"),
+        (
+            {"row": jnp.ones((WIDTH, 1), jnp.uint8)},
+            r"uint8\[24, 1\], but it declares uint\[24, 4\]",
+        ),
+        ({"row": jnp.ones((5, SIZES.dim), jnp.uint8)}, r"uint8\[5, "),
+        ({"secret": jnp.ones(WIDTH)}, "with secret, which no field declares"),
+        ({"row": None}, "without row, which it declares"),
+    ],
+)
+def test_what_is_not_declared_is_not_sent(changed, message):
+    """Else a codec would be credited with bytes that it does not send."""
+    data = {name: leaf for name, leaf in (SENT | changed).items() if leaf is not None}
+    with pytest.raises(SpecError, match=message):
+        bits.measure(DECLARED, SIZES, data)
+    assert bits.measure(DECLARED, SIZES, SENT).counts[1] == WIDTH

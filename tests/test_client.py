@@ -8,6 +8,7 @@ import pytest
 from toys import plain_training
 
 from fedras_jax import client
+from fedras_jax.errors import SpecError
 from fedras_jax.factored import factored
 from fedras_jax.models.gmf import gmf
 from fedras_jax.models.mf import mf
@@ -43,7 +44,7 @@ def test_factored_is_autodiff_is_the_plain_loop(slots, real, epochs, size):
     model = mf(D)
     how = {"epochs": epochs, "batch_size": size}
     by_autodiff = client.autodiff(model, client.sgd(LR, DECAY), **how)
-    by_factors = factored(LR, DECAY, **how)
+    by_factors = factored(mf(D), LR, DECAY, **how)
     one = jax.jit(by_autodiff)(private, (), rows, label, mask)
     two = jax.jit(by_factors)(private, (), rows, label, mask)
     p, change, loss, _, _ = plain_training(
@@ -61,7 +62,9 @@ def test_factored_is_autodiff_is_the_plain_loop(slots, real, epochs, size):
     np.testing.assert_allclose(one.rows, two.rows, atol=2e-6)
 
 
-@pytest.mark.parametrize("training", [client.autodiff(mf(D), client.sgd(LR, DECAY)), factored(LR)])
+@pytest.mark.parametrize(
+    "training", [client.autodiff(mf(D), client.sgd(LR, DECAY)), factored(mf(D), LR)]
+)
 def test_no_examples_change_nothing(training):
     private, rows, label, mask = setting(6, 0)
     found = jax.jit(training)(private, (), rows, label, mask)
@@ -77,7 +80,7 @@ def test_what_lies_in_padded_slots_does_not_matter(slots):
     other = jnp.where(mask[:, None], rows, 7.0), jnp.where(mask, label, 1.0)
     for training in (
         client.autodiff(mf(D), client.sgd(LR, DECAY), epochs=2, batch_size=4),
-        factored(LR, DECAY, epochs=2, batch_size=4),
+        factored(mf(D), LR, DECAY, epochs=2, batch_size=4),
     ):
         run = jax.jit(training)
         found, moved = run(private, (), rows, label, mask), run(private, (), *other, mask)
@@ -96,7 +99,7 @@ def test_learning_rates_may_be_traced_and_mapped():
 
     def train(kind, lr):
         if kind == "factored":
-            return factored(lr, DECAY, batch_size=8)(private, (), rows, label, mask)
+            return factored(mf(D), lr, DECAY, batch_size=8)(private, (), rows, label, mask)
         optimizer = client.sgd(lr, DECAY)
         return client.autodiff(mf(D), optimizer, batch_size=8)(private, (), rows, label, mask)
 
@@ -180,7 +183,7 @@ def test_factored_is_autodiff_within_a_basis(slots, real, epochs, size, rank, st
         jax.jit(training)(private, (), rows, label, mask, basis)
         for training in (
             client.autodiff(mf(D), client.sgd(LR, DECAY), **how),
-            factored(LR, DECAY, **how),
+            factored(mf(D), LR, DECAY, **how),
         )
     )
     # Values of order 1 in float32: a few ulps a step. Autodiff's rows are a difference of two.
@@ -199,7 +202,7 @@ def test_a_basis_of_the_whole_space_changes_nothing():
     private, rows, label, mask = setting(30, None)
     for training in (
         client.autodiff(mf(D), client.sgd(LR, DECAY), batch_size=8),
-        factored(LR, DECAY, batch_size=8),
+        factored(mf(D), LR, DECAY, batch_size=8),
     ):
         free = jax.jit(training)(private, (), rows, label, mask)
         bound = jax.jit(training)(private, (), rows, label, mask, a_basis(D))
@@ -233,3 +236,8 @@ def test_adam_stays_in_the_span():
     off = found - found @ np.asarray(basis).T @ np.asarray(basis)
     np.testing.assert_allclose(off, 0, atol=2e-6)  # ulps of a difference of values of order 1
     assert np.abs(found[:7]).max() > 0.01
+
+
+def test_the_factored_form_is_of_dot_products_alone():
+    with pytest.raises(SpecError, match=r"train it with client\.autodiff"):
+        factored(gmf(D), LR)

@@ -41,7 +41,7 @@ def build(codec="dense", *, seed=3, lr=0.3, size=0, chunk=4, devices=1, n_widths
         n_clients=U,
         n_items=M,
         history_lengths=LENGTHS,
-        training=factored(lr, 0.01, batch_size=32),
+        training=factored(mf(D), lr, 0.01, batch_size=32),
         codec=CODECS[codec](),
         sampler=samplers.fixed_size(U, size),
         seed=seed,
@@ -164,7 +164,7 @@ def labels_and_rows(codec: str, chunk: int, devices: int, shuffled: bool):
     """Who is touched, each slot's label and decoded row, by client, for one way to run them."""
     spec, state, data, n_items, who = trained()
     make = {"actions": actions, "directional": directional}[codec](16, dtype="float32")
-    training = factored(spec.client_lr, spec.weight_decay)
+    training = factored(mf(D), spec.client_lr, spec.weight_decay)
     order = np.random.default_rng(1).permutation(len(who)) if shuffled else np.arange(len(who))
 
     def client(width, broadcast, inputs):

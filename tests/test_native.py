@@ -110,7 +110,7 @@ def test_training(epochs, batch_size):
     private = jnp.asarray(r.normal(size=(5, D)), jnp.float32)
 
     def train(private, rows, label, mask, lr):
-        done = factored(lr, 0.01, epochs=epochs, batch_size=batch_size)(
+        done = factored(mf(D), lr, 0.01, epochs=epochs, batch_size=batch_size)(
             private, (), rows, label, mask
         )
         return done.private, done.rows, done.loss
@@ -126,7 +126,7 @@ def test_training_far_from_zero():
     label = jnp.zeros((5, N))
 
     def train(private, rows, label, mask):
-        done = factored(0.01, epochs=2)(private, (), rows, label, mask)
+        done = factored(mf(D), 0.01, epochs=2)(private, (), rows, label, mask)
         return done.private, done.rows, done.loss
 
     agree(train, private, rows, label, mask)
@@ -135,7 +135,7 @@ def test_training_far_from_zero():
 def test_training_on_what_is_not_finite_is_not_finite():
     rows, mask = clients()
     rows = rows.at[4, 3].set(jnp.nan)
-    train = factored(0.1)
+    train = factored(mf(D), 0.1)
     label = jnp.zeros((5, N))
     loops, plain = both(
         lambda p, r, y, m: train(p, (), r, y, m).private, jnp.ones((5, D)), rows, label, mask
@@ -255,7 +255,7 @@ def test_operands_are_read_as_what_they_are():
     with pytest.raises(ValueError, match=r"an operand of shape \(3, 2\) where \(3, 4\) is needed"):
         forms._as(jnp.float32, jnp.ones((3, 2)), 3, 4)
     with pytest.raises(ValueError, match="at least 1, not 0 and 256"):
-        factored(0.1, epochs=0)
+        factored(mf(D), 0.1, epochs=0)
 
 
 def test_reductions():
@@ -525,7 +525,7 @@ def test_whole_rounds_agree(codec):
             n_clients=len(lengths),
             n_items=M,
             history_lengths=lengths,
-            training=factored(0.3, 0.01, batch_size=32),
+            training=factored(mf(D), 0.3, 0.01, batch_size=32),
             codec=codec,
             sampler=samplers.fixed_size(len(lengths), 6),
             negatives=2,

@@ -1,5 +1,6 @@
 """A federated round against one that is written in NumPy for reading."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import optax
 import pytest
 from toys import make_histories, plain_training
 
-from fedras_jax import bits, budgets, client, examples, rng, samplers
+from fedras_jax import agreement, bits, budgets, client, examples, rng, samplers
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.dense import dense
 from fedras_jax.codecs.directional import directional
@@ -22,7 +23,7 @@ from fedras_jax.models.mf import mf
 from fedras_jax.reducers import cohort_mean
 from fedras_jax.rounds import federated
 from fedras_jax.simulate import simulate
-from fedras_jax.types import Cohort, Field, Transform
+from fedras_jax.types import Codec, Cohort, Field, RecModel, Transform
 
 # Two widths; one client has no history, one has seen all items but two.
 LENGTHS = np.array([3, 8, 12, 0, 20, 25, 33, 1, 5, 98, 17, 10])
@@ -40,7 +41,7 @@ def build(**changed):
         "n_clients": U,
         "n_items": M,
         "history_lengths": LENGTHS,
-        "training": factored(LR, DECAY, **HOW),
+        "training": factored(mf(D), LR, DECAY, **HOW),
         "codec": dense(),
         "sampler": samplers.fixed_size(U, 7),
         "seed": SEED,
@@ -482,3 +483,33 @@ def test_without_feedback_the_server_goes_on_from_what_it_sent():
     sizes = np.linalg.svd(sent, compute_uv=False)
     assert sizes[1] < 1e-5 * sizes[0]  # one direction
     assert 0.1 < np.sum((change - sent) ** 2) / np.sum(change**2) < 0.9
+
+
+def unmeasured(codec):
+    def encode(*args):
+        payload, state = codec.encode(*args)
+        return dataclasses.replace(payload, counts=payload.counts[:1]), state
+
+    return codec._replace(encode=encode)
+
+
+def of_an_unknown_kind(codec):
+    return codec._replace(fields=lambda sizes: (Field("row", 8, "row", (), "float8"),))
+
+
+@pytest.mark.parametrize(
+    ("codec", "message"),
+    [
+        (unmeasured(rows()), r"codec rows: 2 fields, but counts of shape \(1,\): make payloads"),
+        (of_an_unknown_kind(rows()), "codec rows: row is declared as 'float8', expected one of"),
+    ],
+)
+def test_codecs_whose_size_is_not_known_are_refused(codec, message):
+    with pytest.raises(SpecError, match=message):
+        build(codec=codec).step(basic()[0].init(), DATA)
+
+
+def test_parts_that_are_none_are_refused():
+    """By itself, as the suite's type checks would refuse the call of `federated`."""
+    with pytest.raises(SpecError, match=r"codec: expected a Codec, not .*: call it"):
+        agreement.parts(model=(mf(D), RecModel), codec=(rows, Codec))

@@ -67,7 +67,7 @@ def build(case="dense", *, spread, devices=N, n_items=M):
         n_clients=U,
         n_items=n_items,
         history_lengths=LENGTHS,
-        training=factored(0.3, 0.01, batch_size=32),
+        training=factored(MODEL, 0.3, 0.01, batch_size=32),
         sampler=samplers.fixed_size(U, 7),
         negatives=2,
         n_widths=2 if case in TWO_WIDTHS else 1,

@@ -153,7 +153,7 @@ def build(profile, **changed):
         "n_clients": U,
         "n_items": M,
         "history_lengths": LENGTHS,
-        "training": factored(0.3, 0.01, epochs=2, batch_size=32),
+        "training": factored(mf(4), 0.3, 0.01, epochs=2, batch_size=32),
         "codec": dense(),
         "sampler": samplers.fixed_size(U, C),
         "seed": 5,

@@ -10,6 +10,7 @@ from fedras_jax import bits
 from fedras_jax.codecs.colr import colr
 from fedras_jax.errors import SpecError
 from fedras_jax.factored import factored
+from fedras_jax.models.mf import mf
 from fedras_jax.types import Context, ItemDelta, Sizes
 
 CTX = Context(SIZES, CTX_KEY)
@@ -83,7 +84,9 @@ def test_what_was_trained_in_the_basis_travels_whole():
     label, mask = jnp.asarray(np.arange(20) % 2, jnp.float32), jnp.arange(20) < 17
 
     def train(basis):
-        return factored(0.5, 0.1, epochs=3)(private, (), rows, label, mask, basis=basis).rows
+        return factored(mf(SIZES.dim), 0.5, 0.1, epochs=3)(
+            private, (), rows, label, mask, basis=basis
+        ).rows
 
     def lost(row):
         delta = ItemDelta(jnp.where(mask, jnp.arange(20), SIZES.items), row, mask)

@@ -35,6 +35,7 @@ from fedras_jax.codecs.top_rows import top_rows
 from fedras_jax.codecs.transform import transform
 from fedras_jax.errors import SpecError
 from fedras_jax.factored import factored
+from fedras_jax.models.mf import mf
 from fedras_jax.transforms import pseudo_items
 from fedras_jax.types import Context, ItemDelta, Sizes, Update
 
@@ -123,7 +124,7 @@ def deltas() -> ItemDelta:
     random = np.random.default_rng(0)
     table = jnp.asarray(random.normal(size=(SIZES.items, SIZES.dim)), jnp.float32) * 0.1
     private = jnp.asarray(random.normal(size=(8, SIZES.dim)), jnp.float32) * 0.1
-    training = factored(0.5, 1e-3, epochs=3, batch_size=32)
+    training = factored(mf(SIZES.dim), 0.5, 1e-3, epochs=3, batch_size=32)
 
     @jax.jit
     def one_round(table, private, round_):

@@ -199,7 +199,7 @@ def test_rounds_keep_every_client_s_memory():
         n_clients=8,
         n_items=m,
         history_lengths=lengths,
-        training=factored(0.3, epochs=2, batch_size=32),
+        training=factored(mf(4), 0.3, epochs=2, batch_size=32),
         codec=codec,
         sampler=samplers.fixed_size(8, 8),
         negatives=2,
