@@ -129,7 +129,16 @@ def data_key(spec: Spec) -> tuple[Any, ...]:
 
 
 def histories(split: Split) -> Histories:
-    """The clients' training items, as a program reads them."""
+    """The clients' training items, as a program reads them.
+
+    Raises:
+      SpecError: 2**31 or more.
+    """
+    if split.items.size >= 2**31:
+        raise SpecError(
+            f"{split.items.size:,} training items are too many to lie on a device: make a store "
+            "(experiments.convert) and use experiments.stream"
+        )
     return Histories(
         offset=jnp.asarray(split.offsets, jnp.int32), item=jnp.asarray(split.items, jnp.int32)
     )
@@ -269,14 +278,17 @@ def held_out(spec: Spec, split: Split) -> np.ndarray:
     return np.asarray(items, np.int32)
 
 
-def ranking(split: Split, model: RecModel) -> Callable[[FedState, Array], Array]:
-    """(state, held-out items i32[U]) -> their ranks, all clients."""
+def ranking(
+    split: Split, model: RecModel, mesh: Mesh | None = None
+) -> Callable[[FedState, Array], Array]:
+    """(state, held-out items i32[U]) -> their ranks, all clients, whom a mesh's devices share."""
     sampled = split.candidates is not None
     ranks = evaluate.sampled_ranks if sampled else evaluate.full_ranks
     others = jnp.asarray(split.candidates if sampled else _padded_histories(split), jnp.int32)
 
     def of(state, target):
-        return ranks(model, state.public, state.shared, state.clients, target, others)
+        own = (state.clients, target, others)
+        return ranks(model, state.public, state.shared, *own, mesh=mesh)
 
     return of
 

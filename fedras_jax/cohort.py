@@ -370,17 +370,20 @@ def map_runs(
 
 
 def map_clients(
-    client: Callable[[PyTree], PyTree],
+    client: Callable[..., PyTree],
     inputs: PyTree,
     *,
+    reads: PyTree = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> PyTree:
     """`client` on every entry of the leading axis, `chunk` of them at a time.
 
     Args:
-      client: a function of one client's inputs; with a mesh it must not close over tracers.
+      client: a function of one client's inputs, and of what all read where there is anything; with
+        a mesh it must not close over tracers.
       inputs: pytree with leading axis C.
+      reads: what all clients read.
       chunk: clients run at once on a device; `default_chunk()` when None. It bounds memory.
       mesh: devices to share the clients; one device when None.
     """
@@ -388,18 +391,19 @@ def map_clients(
     n_devices = 1 if mesh is None else mesh.devices.size
     share = -(-n // n_devices)
 
-    def on_device(inputs):
-        return jax.lax.map(client, inputs, batch_size=min(chunk or default_chunk(), share))
+    def on_device(inputs, reads):
+        one = client if reads is None else lambda own: client(own, reads)
+        return jax.lax.map(one, inputs, batch_size=min(chunk or default_chunk(), share))
 
     if mesh is None:
-        return on_device(inputs)
+        return on_device(inputs, reads)
     # Repeat the first clients so that all devices get equally many; their results are cut off.
     fill = jnp.arange(share * n_devices) % n
     padded = jax.tree.map(lambda x: x[fill], inputs) if fill.size != n else inputs
     split = PartitionSpec(AXIS)
     mapped = jax.shard_map(
-        on_device, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False
-    )(padded)
+        on_device, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False
+    )(padded, reads)
     return jax.tree.map(lambda x: x[:n], mapped)
 
 

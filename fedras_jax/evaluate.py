@@ -7,6 +7,7 @@ look like a first place.
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from fedras_jax import cohort
@@ -26,6 +27,7 @@ def sampled_ranks(
     candidates: Int[Array, "u n"],
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Int[Array, " u"]:
     """Rank of each client's held-out item among sampled candidates.
 
@@ -36,19 +38,22 @@ def sampled_ranks(
       private: private parameters with leading axis U.
       target: held-out item of each client, -1 for clients that are not evaluated.
       candidates: the other items to rank; -1 pads.
-      chunk: clients scored at once.
+      chunk: clients scored at once on a device.
+      mesh: devices to share the clients; one device when None.
 
     Returns:
       i32[U], 1 for the first place, or `NOT_EVALUATED` or `NOT_FINITE`.
     """
 
-    def rank(one):
+    def rank(one, held):
         private, target, others = one
+        items, shared = held
         rows = items[jnp.concatenate([target[None], others])]
         score = model.score(private, shared, rows)
         return _place(score[0], score[1:], others >= 0, target)
 
-    return cohort.map_clients(rank, (private, target, candidates), chunk=chunk)
+    own = (private, target, candidates)
+    return cohort.map_clients(rank, own, reads=(items, shared), chunk=chunk, mesh=mesh)
 
 
 def full_ranks(
@@ -60,26 +65,29 @@ def full_ranks(
     seen: Int[Array, "u h"],
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Int[Array, " u"]:
     """Rank of each client's held-out item among all items that it has not seen.
 
     Args:
-      model, items, shared, private, target, chunk: as in `sampled_ranks`.
+      model, items, shared, private, target, chunk, mesh: as in `sampled_ranks`.
       seen: each client's other interactions, -1 pads; they are not ranked.
 
     Returns:
       As `sampled_ranks`.
     """
 
-    def rank(one):
+    def rank(one, held):
         private, target, seen = one
+        items, shared = held
         score = model.score(private, shared, items)
         rank = _place(score[target], score, jnp.arange(score.shape[0]) != target, target)
         # Taken from the same scores, so that what is subtracted is exactly what was counted.
         ahead = (score[seen] >= score[target]) & (seen >= 0) & (seen != target)
         return jnp.where(rank > 0, rank - ahead.sum(dtype=jnp.int32), rank)
 
-    return cohort.map_clients(rank, (private, target, seen), chunk=chunk)
+    own = (private, target, seen)
+    return cohort.map_clients(rank, own, reads=(items, shared), chunk=chunk, mesh=mesh)
 
 
 def _place(

@@ -71,7 +71,7 @@ def lloyd(
         """Means of the nearest points, and which they are."""
         if native.on():
             return forms.averages(points, weight, _score(across, centroid), centroid, n_used)
-        label = _nearest(across, centroid, active)
+        label = nearest(across, centroid, active)
         member = _member(label, centroid) * weight
         total = member.sum(1, keepdims=True)
         sums = jnp.dot(member, points, precision=PRECISION)
@@ -85,19 +85,12 @@ def lloyd(
 
 
 def nearest(
-    points: Float[Array, "n d"], centroid: Float[Array, "k d"], active: Bool[Array, " k"]
+    across: Float[Array, "d n"], centroid: Float[Array, "k d"], active: Bool[Array, " k"]
 ) -> Int[Array, " n"]:
-    """The nearest active centroid of each point, the lowest where several are equally near.
+    """The nearest active centroid of points in columns, the lowest where several are equally near.
 
     Nearest in squared distance is highest in c.x - |c|^2 / 2.
     """
-    return _nearest(points.T, centroid, active)
-
-
-def _nearest(
-    across: Float[Array, "d n"], centroid: Float[Array, "k d"], active: Bool[Array, " k"]
-) -> Int[Array, " n"]:
-    """`nearest` of points in columns."""
     score = jnp.where(active[:, None], _score(across, centroid), -jnp.inf)
     return reductions.highest(score)
 

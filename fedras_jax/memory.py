@@ -57,14 +57,13 @@ def estimator(spec: Spec, split: Split, devices: int | None = None) -> Callable[
     on_cpu = jax.default_backend() == "cpu"
 
     def of_size(runs: int) -> Estimate:
-        used = n_devices if runs > 1 else 1
-        share = -(-runs // used)
+        share = -(-runs // n_devices)  # a single run's clients share the devices, each has all else
         # A loop over runs reads one stack of states and writes another; a run works on a third.
         states = (2 * share + 1) * state_b if share > 1 else 2 * state_b
         on_device = states + share * (info_b + given_b) + info_b + shared
         # The host reads diagnostics, and copies states for checkpoints and results.
         host = runs * (info_b + 2 * state_b) + shared
-        arrays = round(used * on_device + host)
+        arrays = round(n_devices * on_device + host)
         # An accelerator's arrays are on its own memory, which is what then has to hold them.
         process = PROCESS + compiler + (arrays if on_cpu else host)
         return Estimate(arrays, round(max(process, arrays)))

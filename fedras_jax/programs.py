@@ -81,7 +81,7 @@ class Programs:
             "spread_items": spread_items,
         }
         model, plain, data = assembly.assemble(spec, split, **parts)
-        ranks_of = assembly.ranking(split, model)
+        ranks_of = assembly.ranking(split, model, None if spread_items else over_clients)
 
         def map_runs(run, runs, common=()):
             return cohort.map_runs(run, runs, common, at_once=at_once, mesh=over_runs)
@@ -127,7 +127,7 @@ class Programs:
         both = (self._of_states, self._of_runs)
         self.advance: Any = jax.jit(advance, donate_argnums=1, out_shardings=both)
         self.rank: Any = compiled(rank)
-        self.finite = compiled(finite)
+        self.finite: Any = compiled(finite)
         self._gather: Any = None
         if isinstance(shapes.flight, InFlight):
             self._gather = compiled(gather)
@@ -171,6 +171,7 @@ class Programs:
         if not self._compiled:
             self.advance = self.advance.lower(given, state, self.data, SEGMENT).compile()
             self.rank = self.rank.lower(state, target).compile()
+            self.finite = self.finite.lower(state).compile()
             self._compiled = True
         return time.perf_counter() - started
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedras_jax.errors import SpecError
 
@@ -21,10 +21,9 @@ class Progress(NamedTuple):
     row: Mapping[str, float]
 
 
-@contextlib.contextmanager
 def bar(
     name: str, rounds: int, *, start: int = 0, enabled: bool
-) -> Iterator[Callable[[Progress], None]]:
+) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
     """A function that shows how far a run has come; it shows nothing unless enabled.
 
     Args:
@@ -37,15 +36,19 @@ def bar(
       SpecError: enabled without tqdm installed.
     """
     if not enabled:
-        yield lambda progress: None
-        return
+        return contextlib.nullcontext(lambda progress: None)
     try:
         from tqdm.auto import tqdm
     except ImportError as e:
         raise SpecError(
             "a progress bar needs tqdm: pip install 'fedras_jax[progress]', or pass progress=False"
         ) from e
-    with tqdm(total=rounds, initial=start, desc=name, unit="round", dynamic_ncols=True) as shown:
+    return _shown(tqdm(total=rounds, initial=start, desc=name, unit="round", dynamic_ncols=True))
+
+
+@contextlib.contextmanager
+def _shown(made: Any) -> Iterator[Callable[[Progress], None]]:
+    with made as shown:
         latest: dict[str, float] = {}
 
         def show(progress: Progress) -> None:

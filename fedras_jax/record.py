@@ -58,7 +58,7 @@ class Record:
         self._clients = results.Log(folder, "clients")
         self._log_clients = self._keep_clients = log_clients
         self._board = Board(folder if tensorboard else None)
-        self._written = 0
+        self._written = self._on_board = 0
         self._checkpoints = None if folder is None else checkpoint.Checkpoints(folder, spec, keep)
 
     @property
@@ -82,6 +82,7 @@ class Record:
         if found is None:
             return 0, None
         self.rows, self._written = rows, found.round
+        self._on_board = found.round
         self._account.resume(rows, found.tree["drawn"], found.tree["counted"])
         self.trained_s = float(found.tree["trained_s"])
         return found.round, found.tree["state"]
@@ -139,14 +140,16 @@ class Record:
             self.diverged = e
             return
         self.rows[-1] |= metrics.summarise(self.ranks)
+        if self._written == len(self.rows):  # of an earlier process, without these
+            self._written, self._on_board = 0, len(self.rows) - 1
 
     def flush(self) -> None:
         """Put all rows on disk."""
         new = self.rows[self._written :]
         if new:
             self._rounds.write(results.columns_of(new))
-            self._board.write(new)
-        self._written = len(self.rows)
+            self._board.write(self.rows[self._on_board :])
+        self._written = self._on_board = len(self.rows)
         self._rounds.flush()
         self._clients.flush()
 

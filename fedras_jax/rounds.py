@@ -149,8 +149,11 @@ def federated(
     )
     sizes = Sizes(n_items, model.dim)
     lengths = agreement.histories(history_lengths, n_clients, n_items)
-    if negatives < 0:
-        raise SpecError(f"negatives must not be negative, not {negatives}")
+    if not 0 <= negatives < 2**31 // max(int(lengths.max()), 1) - 1:
+        raise SpecError(
+            f"negatives must be 0 or more, and fewer than 2**31 for a client's {lengths.max()} "
+            f"training items, not {negatives} an item"
+        )
     if sampler.capacity > n_clients:
         raise SpecError(f"a cohort of {sampler.capacity} slots, but only {n_clients} clients")
     if chunk is not None and chunk < 1:

@@ -33,13 +33,13 @@ from fedras_jax import (
     record,
     results,
     shards,
+    training,
 )
 from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept, Programs
 from fedras_jax.spec import Spec
-from fedras_jax.training import train
 from fedras_jax.types import Algorithm, FedState, PyTree
 
 
@@ -182,7 +182,9 @@ def _run_group(
     with contextlib.ExitStack() as stack:
         standing: dict[int, dict[int, tuple[record.Record, PyTree]]] = {}
         for i in left:
-            made = functools.partial(_record, specs[i], algorithms[i], split, folders[i], options)
+            made = functools.partial(
+                record_of, specs[i], algorithms[i], split.n_clients, folders[i], options
+            )
             each = hosts.together(made)
             stack.callback(each.close)
             round_, state = each.resume(jax.eval_shape(algorithms[i].init))
@@ -372,13 +374,14 @@ def _leaves(folder: Path, spec: Spec, options: Options) -> bool:
     return not any(lacks)
 
 
-def _record(
-    spec: Spec, algorithm: Algorithm, split: Split, folder: Path | None, options: Options
+def record_of(
+    spec: Spec, algorithm: Algorithm, n_clients: int, folder: Path | None, options: Options
 ) -> record.Record:
+    """The record of a run that has not begun, as the options have it."""
     return record.Record(
         spec,
         algorithm,
-        split.n_clients,
+        n_clients,
         folder,
         log_clients=options.log_clients,
         tensorboard=options.tensorboard,
@@ -406,9 +409,10 @@ def _go_on(
     target = hosts.together(lambda: programs.held_out(specs))
     state = programs.states(states) if done else programs.init(given)
     compile_s = hosts.together(lambda: programs.compile(given, state, target))
-    state, startup_s = train(records, programs, given, state, target, done, options, started)
-    times = {"compile_s": compile_s, "startup_s": startup_s}
-    return _results(records, programs, state, split, options.keep_states, times)
+    runs = training.Group(records, programs, given, state, target)
+    times = training.drive(runs, done, options, started)
+    told = {"compile_s": compile_s, **times._asdict()}
+    return _results(records, programs, runs.state, split, options.keep_states, told)
 
 
 def _results(

@@ -21,13 +21,17 @@ def clip_norm(max_norm: float | Array) -> Transform:
     """Scale an update down to an L2 norm of at most `max_norm`, rows and shared parameters as one.
 
     The bound on one client's influence that differentially private training starts from
-    (McMahan et al., Learning differentially private recurrent language models, ICLR 2018).
+    (McMahan et al., Learning differentially private recurrent language models, ICLR 2018). What is
+    not finite stays so.
     """
 
     def apply(ctx, key, role, update):
         del ctx, key, role
         parts = [update.items.row, *jax.tree.leaves(update.shared)]
-        norm = jnp.sqrt(sum(jnp.sum(x * x) for x in parts))
+        # Squares of large entries would overflow, and a norm of infinity scale all of it to zeros.
+        most = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in parts]))
+        unit = jnp.where(most > 0, most, 1.0)
+        norm = unit * jnp.sqrt(sum(jnp.sum((x / unit) ** 2) for x in parts))
         factor = jnp.minimum(1.0, max_norm / jnp.where(norm > 0, norm, 1.0))
         return update.replace(
             items=update.items.replace(row=update.items.row * factor),

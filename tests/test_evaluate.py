@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedras_jax import evaluate
+from fedras_jax import cohort, evaluate
 from fedras_jax.errors import DivergedError
 from fedras_jax.models.mf import mf
 
@@ -133,3 +133,23 @@ def test_a_broken_item_that_is_not_ranked_does_no_harm(world, sampled):
 def test_check_passes_ranks_on():
     ranks = jnp.array([0, 1, 7])
     np.testing.assert_array_equal(evaluate.check(ranks), [0, 1, 7])
+
+
+@pytest.mark.parametrize("ranks", [evaluate.sampled_ranks, evaluate.full_ranks])
+def test_devices_share_the_clients(world, ranks):
+    """The same ranks, and a device goes through no more than its own clients."""
+    items, private, target = world
+    mesh = cohort.client_mesh(3)
+
+    def of(mesh):
+        def rank(items, private):
+            own = (private, jnp.asarray(target), jnp.asarray(candidates_of(target)))
+            return ranks(MODEL, items, (), *own, chunk=1, mesh=mesh)
+
+        return jax.jit(rank).lower(items, private)
+
+    alone, shared = of(None), of(mesh)
+    np.testing.assert_array_equal(alone.compile()(items, private), shared.compile()(items, private))
+    assert f"dense<{U}> : tensor<i32>" in alone.as_text()
+    assert f"dense<{U // 3}> : tensor<i32>" in shared.as_text()
+    assert f"dense<{U}> : tensor<i32>" not in shared.as_text()

@@ -94,9 +94,9 @@ def test_ties_go_to_the_lowest_cluster():
     points = jnp.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
     start = jnp.array([[2.0, 0.0], [-2.0, 0.0], [2.0, 0.0]])
     every = jnp.ones(3, bool)
-    np.testing.assert_array_equal(kmeans.nearest(points, start, every), [0, 0, 0])
-    np.testing.assert_array_equal(kmeans.nearest(points, start[::-1], every), [0, 0, 0])
-    np.testing.assert_array_equal(kmeans.nearest(points, start, ~every | (start[:, 0] < 0)), 1)
+    np.testing.assert_array_equal(kmeans.nearest(points.T, start, every), [0, 0, 0])
+    np.testing.assert_array_equal(kmeans.nearest(points.T, start[::-1], every), [0, 0, 0])
+    np.testing.assert_array_equal(kmeans.nearest(points.T, start, ~every | (start[:, 0] < 0)), 1)
 
 
 def test_an_empty_cluster_keeps_its_centroid(lloyd):

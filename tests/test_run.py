@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -7,8 +8,8 @@ import pytest
 
 import fedras_jax
 from fedras_jax import bits, cohort, metrics, rng, samplers
-from fedras_jax.assembly import assemble
-from fedras_jax.errors import DivergedError, ResultsError, SpecError
+from fedras_jax.assembly import assemble, histories, split_of
+from fedras_jax.errors import DivergedError, ResultsError, SpecError, StoppedError
 from fedras_jax.spec import Spec
 from fedras_jax.types import Sizes
 
@@ -53,7 +54,8 @@ def test_summary_holds_what_is_documented(finished):
     }
     assert Spec.from_json(summary["spec"]) == SMALL
     assert {"hr@10", "ndcg@10", "mrr@10"} <= set(summary["metrics"])
-    assert {"clients_per_s", "runs", "compile_s", "startup_s"} == set(summary["speed"])
+    speed = {"clients_per_s", "runs", "compile_s", "startup_s", "evaluate_s"}
+    assert speed == set(summary["speed"])
     assert len(summary["state_digest"]) == 64
 
 
@@ -198,3 +200,32 @@ def test_nothing_to_evaluate_is_an_error():
     lonely = fedras_jax.data.Interactions.from_columns(clients, clients, name="lonely")
     with pytest.raises(SpecError, match="lonely: no client has a test item"):
         fedras_jax.run(SMALL.replace(cohort_size=2), interactions=lonely)
+
+
+def test_the_last_evaluation_is_on_disk_where_a_run_goes_on_with_fewer_rounds(tmp_path, mesh):
+    """Its round was written before, without it."""
+
+    class Told:
+        asked = 0
+
+        def __call__(self):
+            self.asked += 1
+            return self.asked == 1
+
+    spec = SMALL.replace(eval_every=4, rounds=8)
+    with pytest.raises(StoppedError):
+        fedras_jax.run(spec, workdir=tmp_path, mesh=mesh, checkpoint_every=2, stop=Told())
+    found = fedras_jax.run(spec.replace(rounds=2), workdir=tmp_path, mesh=mesh)
+    table = pq.read_table(tmp_path / "rounds.parquet").to_pylist()
+    assert (
+        table[-1]["ndcg@10"] == found.rounds[-1]["ndcg@10"] == found.summary["metrics"]["ndcg@10"]
+    )
+    assert len(table) == 2
+
+
+def test_sizes_that_a_device_cannot_count_are_refused(mesh):
+    with pytest.raises(SpecError, match=r"fewer than 2\*\*31 for a client's \d+ training items"):
+        fedras_jax.run(SMALL.replace(negatives=2**30), mesh=mesh)
+    many = np.broadcast_to(np.int32(0), 2**31)
+    with pytest.raises(SpecError, match=r"2,147,483,648 training items are too many"):
+        histories(dataclasses.replace(split_of(SMALL), items=many))

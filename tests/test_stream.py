@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedras_jax import assembly, checkpoint, cohort, registry, results
+from fedras_jax import assembly, checkpoint, cohort, native, registry, results
 from fedras_jax.data import leave_one_out, synthetic
 from fedras_jax.data.store import open_store, write_split
 from fedras_jax.errors import DataError, ResultsError, SpecError, StoppedError
@@ -310,3 +310,36 @@ def test_other_wrong_calls_are_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ResultsError, match=r"cannot hold .* private state .No space left"):
         private.keep("disk", 30, lambda first: shapes, folder=tmp_path)
+
+
+def test_without_loops_segments_are_drawn_without_them(folder, monkeypatch):
+    """Segments are made in a thread, and the switch is the caller's."""
+    seen = []
+    make = Segments.make
+
+    def told(*args):
+        seen.append(native.on())
+        return make(*args)
+
+    monkeypatch.setattr(Segments, "make", told)
+    with native.use(False):
+        stream(spec_of(folder), rounds_at_once=AT_ONCE)
+    assert seen
+    assert not any(seen)
+
+
+def test_evaluation_takes_parameters_alone(folder, monkeypatch):
+    """Not what codecs remember, which may be much more."""
+    taken = []
+    take = private.OnHost.take
+
+    def told(self, clients, slots, part=None):
+        found = take(self, clients, slots, part)
+        taken.append((part, jax.tree.leaves(found)))
+        return found
+
+    monkeypatch.setattr(private.OnHost, "take", told)
+    stream(spec_of(folder), private_on="host")
+    parts = {part for part, _ in taken}
+    assert parts == {None, "clients"}
+    assert {len(leaves) for part, leaves in taken if part == "clients"} == {1}

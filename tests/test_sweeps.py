@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedras_jax
-from fedras_jax import assembly, cohort, engines, results, sweeps
+from fedras_jax import assembly, cohort, engines, memory, results, sweeps
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept
@@ -311,3 +311,13 @@ def test_nothing_is_kept_without_a_workdir():
     assert table["status"].to_pylist() == ["finished"] * 2
     with pytest.raises(ResultsError, match="is no folder"):
         results.load(table["folder"].to_pylist())
+
+
+def test_memory_of_a_single_run_counts_every_device():
+    """Its clients share them, and each has the whole state and all of the data."""
+    split = assembly.split_of(SPEC)
+    state = jax.eval_shape(assembly.assemble(SPEC, split)[1].init)
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    one, four = (memory.estimator(SPEC, split, n)(1).arrays for n in (1, 4))
+    data = 4 * (split.items.size + split.offsets.size)
+    assert four - one >= 3 * (2 * whole + data)

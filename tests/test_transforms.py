@@ -34,6 +34,18 @@ def test_clip_norm(scale, factor):
     np.testing.assert_array_equal(after.items.mask, before.items.mask)
 
 
+@pytest.mark.parametrize("scale", [1e20, 1e37, np.inf, np.nan])
+def test_clip_norm_of_large_updates_is_no_silent_zero(scale):
+    """Squares overflow; a norm of infinity would scale all rows to zeros."""
+    rows = jnp.asarray([[scale, 0.0], [1.0, 1.0]])
+    delta = ItemDelta(jnp.arange(2, dtype=jnp.int32), rows, jnp.ones(2, bool))
+    found = clip_norm(1.0).apply(None, None, None, Update(delta, ())).items.row
+    if np.isfinite(scale):
+        np.testing.assert_allclose(found[0], [1, 0], rtol=1e-6)
+    else:
+        assert not np.isfinite(found).all()
+
+
 M = 12
 CTX = Context(Sizes(M, 2), jax.random.key(0))
 

@@ -129,10 +129,13 @@ class Store:
             int32 [k, n]; -1 pads, and fills the rows of clients without a test item.
         """
         drawn = np.full((len(clients), n), -1, np.int32)
-        seen, test = self.seen(clients), self.test[clients]
+        offsets, items = self.gather(clients)
+        valid, test = self.valid[clients], self.test[clients]
         for i in np.flatnonzero(test >= 0).tolist():
             generator = generator_of(seed, int(clients[i]), CANDIDATES)
-            row = draw_unseen(seen[i][seen[i] >= 0], self.n_items, n, generator)
+            own = items[offsets[i] : offsets[i + 1]]
+            seen = np.concatenate([own, [test[i]], valid[i : i + 1][valid[i : i + 1] >= 0]])
+            row = draw_unseen(seen, self.n_items, n, generator)
             drawn[i, : len(row)] = row
         return drawn
 

@@ -25,16 +25,15 @@ BLOCK = 1 << 16
 class Rows(Protocol):
     """All clients' rows."""
 
-    def take(self, clients: np.ndarray, slots: int) -> PyTree:
-        """Rows of distinct clients i64[n], on the device in the first of `slots` places."""
+    def take(self, clients: np.ndarray, slots: int, part: str | None = None) -> PyTree:
+        """Rows of distinct clients i64[n], on the device in the first of `slots` places.
+
+        Of all that a row has; or of one part of it.
+        """
         ...
 
     def put(self, clients: np.ndarray, rows: PyTree) -> None:
         """Their rows after a segment, in the same places."""
-        ...
-
-    def block(self, first: int, size: int) -> PyTree:
-        """The rows of `size` clients from `first` on, on the host; the last may be repeated."""
         ...
 
     def all(self) -> PyTree:
@@ -64,17 +63,14 @@ class OnDevice:
         padded[: len(clients)] = clients
         return jax.device_put(padded, self._home)
 
-    def take(self, clients: np.ndarray, slots: int) -> PyTree:
-        return hosts.put(self._take(self._rows, self._at(clients, slots)), self._sharding)
+    def take(self, clients: np.ndarray, slots: int, part: str | None = None) -> PyTree:
+        rows = self._rows if part is None else self._rows[part]
+        return hosts.put(self._take(rows, self._at(clients, slots)), self._sharding)
 
     def put(self, clients: np.ndarray, rows: PyTree) -> None:
         slots = jax.tree.leaves(rows)[0].shape[0]
         rows = jax.device_put(hosts.own(rows), self._home)
         self._rows = self._put(self._rows, self._at(clients, slots), rows)
-
-    def block(self, first: int, size: int) -> PyTree:
-        at = jax.device_put(np.arange(first, first + size, dtype=np.int32), self._home)
-        return jax.tree.map(np.asarray, self._take(self._rows, at))
 
     def all(self) -> PyTree:
         return jax.tree.map(np.asarray, self._rows)
@@ -87,24 +83,20 @@ class OnHost:
         """Of host arrays with leading axis U, which are written to."""
         self._rows, self._sharding = rows, sharding
 
-    def take(self, clients: np.ndarray, slots: int) -> PyTree:
+    def take(self, clients: np.ndarray, slots: int, part: str | None = None) -> PyTree:
         def some(x: np.ndarray) -> np.ndarray:
             found = np.zeros((slots, *x.shape[1:]), x.dtype)
             found[: len(clients)] = x[clients]
             return found
 
-        return hosts.put(jax.tree.map(some, self._rows), self._sharding)
+        rows = self._rows if part is None else self._rows[part]
+        return hosts.put(jax.tree.map(some, rows), self._sharding)
 
     def put(self, clients: np.ndarray, rows: PyTree) -> None:
         def write(x: np.ndarray, new: Array) -> None:
             x[clients] = np.asarray(new)[: len(clients)]
 
         jax.tree.map(write, self._rows, rows)
-
-    def block(self, first: int, size: int) -> PyTree:
-        n = len(jax.tree.leaves(self._rows)[0])
-        at = np.minimum(np.arange(first, first + size), n - 1)
-        return jax.tree.map(lambda x: x[at], self._rows)
 
     def all(self) -> PyTree:
         return self._rows

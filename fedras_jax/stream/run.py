@@ -5,8 +5,8 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ from jax.sharding import Mesh
 from fedras_jax import assembly, checkpoint, evaluate, hosts, provenance, record
 from fedras_jax.data import Split
 from fedras_jax.data.store import Store, open_store
-from fedras_jax.errors import SpecError, StoppedError
+from fedras_jax.errors import SpecError
 from fedras_jax.options import Options
-from fedras_jax.progress import Progress, bar
-from fedras_jax.run import claim, environment, one_experiment, short_clients
+from fedras_jax.run import claim, environment, one_experiment, record_of, short_clients
 from fedras_jax.spec import Spec
 from fedras_jax.stream import private
 from fedras_jax.stream.budget import Plan, plan
 from fedras_jax.stream.programs import Programs, rows_of, server_of, split_of, whole
-from fedras_jax.stream.segments import Segments
+from fedras_jax.stream.segments import Segment, Segments
+from fedras_jax.training import drive, next_stop
 from fedras_jax.types import Algorithm, Array, FedState, PyTree, Trace
 
 # Share of the memory for the clients that are evaluated at once, and the most of them.
@@ -165,21 +165,11 @@ def _stream(
     programs = Programs(
         spec, split, sizes, mesh=mesh, chunk=how.chunk_size, spread_items=how.spread_items
     )
-    book = record.Record(
-        spec,
-        algorithm,
-        store.n_clients,
-        folder,
-        log_clients=how.log_clients,
-        tensorboard=how.tensorboard,
-        keep=how.keep,
-        keep_last=how.checkpoint_last,
-    )
+    book = hosts.together(lambda: record_of(spec, algorithm, store.n_clients, folder, how))
     segments = Segments(store, sizes, programs.draw, arguments.profile, programs.sharding)
     with contextlib.closing(book), contextlib.closing(segments):
         run = _Run(spec, store, sizes, programs, segments, book, how, evaluate_clients)
-        run.begin(algorithm, folder)
-        run.train(started)
+        times = drive(run, run.begin(algorithm, folder), how, started)
         more: dict[str, Any] = dict(
             clients={
                 "total": store.n_clients,
@@ -190,8 +180,7 @@ def _stream(
                 "clients_per_s": record.clients_in(book.rows) / max(book.trained_s, 1e-9),
                 "runs": 1,
                 "compile_s": programs.compile_s,
-                "startup_s": run.startup_s,
-                "evaluate_s": run.evaluate_s,
+                **times._asdict(),
             },
             env=environment(mesh),
             stream=sizes._asdict() | {"total": sizes.total, "evaluate_clients": evaluate_clients},
@@ -243,7 +232,7 @@ def _fits(spec: Spec, store: Store, evaluate_clients: int) -> None:
 
 
 class _Run:
-    """Where a streamed run stands."""
+    """A streamed run, for `training.drive`."""
 
     def __init__(
         self,
@@ -258,22 +247,22 @@ class _Run:
     ) -> None:
         self._spec, self._store, self._plan = spec, store, sizes
         self._programs, self._segments, self._book, self._how = programs, segments, book, how
+        self.records: Sequence[record.Record] = [book]
         self._evaluated = _some(store.n_clients, evaluate_clients, spec.data_seed)
         self.server: FedState
         self.rows: private.Rows
         self._owed: Array
         self._in_flight: PyTree = ()
-        self._done = 0
-        self.startup_s = self.evaluate_s = 0.0
+        self._following: Future[Segment] | None = None
 
-    def begin(self, algorithm: Algorithm, folder: Path | None) -> None:
-        """Start anew, or go on from a checkpoint."""
+    def begin(self, algorithm: Algorithm, folder: Path | None) -> int:
+        """Start anew, or go on from a checkpoint; returns rounds that are done."""
         n, where = self._store.n_clients, self._plan.private
         sharding = self._programs.sharding
         shapes = jax.eval_shape(algorithm.init)
         # Nothing is, between rounds.
         self._in_flight = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.flight)
-        self._done, state = self._book.resume(shapes)
+        done, state = self._book.resume(shapes)
         first: Callable[[int], PyTree] = self._programs.first_rows
         if state is not None:
             rows = rows_of(state)
@@ -287,58 +276,17 @@ class _Run:
         else:
             self.server, self._owed = self._programs.begin(), self._programs.owed()
         self.rows = private.keep(where, n, first, sharding=sharding, folder=folder)
+        return done
 
-    def train(self, started: float) -> None:
-        """All rounds that are left.
-
-        Raises:
-          StoppedError: asked to stop.
-        """
-        spec, how, book = self._spec, self._how, self._book
-        if self._done == spec.rounds:
-            self._evaluate()
-        segment = self._ahead(self._done)
-        shown = how.progress and hosts.is_first()
-        with bar(spec.codec, spec.rounds, start=self._done, enabled=shown) as show:
-            while self._done < spec.rounds and book.diverged is None:
-                began, compiled = time.perf_counter(), self._programs.compile_s
-                segment = self._advance(segment)
-                seconds = time.perf_counter() - began - (self._programs.compile_s - compiled)
-                book.trained_s += seconds
-                self.startup_s = self.startup_s or time.perf_counter() - started
-                last = self._done == spec.rounds
-                evaluating = last or self._done % spec.eval_every == 0
-                if evaluating:
-                    self._evaluate()
-                stopping = not last and hosts.any_of(how.stop())
-                every = how.checkpoint_every
-                due = every and (how.checkpoint_last if last else self._done % every == 0)
-                if (stopping or due) and self._resumable:
-                    hosts.together(self._save)
-                elif evaluating or stopping:
-                    hosts.together(book.flush)
-                if book.diverged is None:
-                    show(Progress(self._done, book.rows[-1]))
-                if stopping:
-                    kept = hosts.from_first(lambda: book.kept) and self._resumable
-                    raise StoppedError(
-                        f"stopped after round {self._done} of {spec.rounds}, as asked: "
-                        + ("the same command goes on from there" if kept else "nothing kept")
-                    )
-
-    def _ahead(self, done: int) -> Any:
-        """The next segment, which ends where the host has something to do."""
-        spec = self._spec
-        if done == spec.rounds:
-            return None
-        every = [n for n in (spec.eval_every, self._how.checkpoint_every) if n]
-        until = min(spec.rounds, *((done // n + 1) * n for n in every))
-        return self._segments.ahead(done, until - done)
-
-    def _advance(self, ahead: Any) -> Any:
-        """One segment; returns the next one, which is read meanwhile."""
+    def advance(self, done: int, until: int) -> int:
+        """One segment; the next one is read meanwhile."""
+        ahead = self._following or self._segments.ahead(done, until - done)
         segment = hosts.together(ahead.result)
-        following = self._ahead(segment.first + segment.rounds)
+        done += segment.rounds
+        self._following = None
+        if done < self._spec.rounds:
+            most = next_stop(done, self._spec, self._how) - done
+            self._following = self._segments.ahead(done, most)
         rows = self.rows.take(segment.clients, self._plan.slots)
         self.server, rows, self._owed, info, finite = self._programs.advance(
             self.server, rows, self._owed, segment
@@ -346,15 +294,18 @@ class _Run:
         host = jax.tree.map(lambda x: np.asarray(x)[: segment.rounds], info)
         self.rows.put(segment.clients, rows)
         self._book.add(host, finite=bool(finite))
-        self._done += segment.rounds
-        return following
+        return done
 
     @property
-    def _resumable(self) -> bool:
+    def compile_s(self) -> float:
+        return self._programs.compile_s
+
+    @property
+    def resumable(self) -> bool:
         """Whether checkpoints are made: not of what does not fit into memory."""
         return self._plan.private != "disk"
 
-    def _save(self) -> None:
+    def save(self) -> None:
         if self._book.kept:
             self._book.save(self._state())
 
@@ -366,11 +317,10 @@ class _Run:
 
     def digest(self) -> dict[str, str]:
         """Of the whole state, where it fits into memory."""
-        return {"state_digest": checkpoint.digest(self._state())} if self._resumable else {}
+        return {"state_digest": checkpoint.digest(self._state())} if self.resumable else {}
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
         """Ranks of the held-out items, some clients at a time."""
-        began = time.perf_counter()
         spec, store = self._spec, self._store
         full = spec.candidates == 0
         width = int(np.diff(store.offsets).max()) + 2 if full else spec.candidates
@@ -398,12 +348,11 @@ class _Run:
             for clients, target, others in _one_ahead(
                 thread, read, range(0, len(self._evaluated), size)
             ):
-                rows = self.rows.take(clients, size)["clients"]
+                rows = self.rows.take(clients, size, "clients")
                 rows = jax.device_put(hosts.own(rows), here)
                 found = self._programs.rank(server, rows, target, others, full)
                 ranks[clients] = found[: len(clients)]
         self._book.evaluated(ranks)
-        self.evaluate_s += time.perf_counter() - began
 
 
 def _one_ahead(

@@ -1,5 +1,6 @@
 """Segments of rounds, planned on the host: who takes part, and their histories from the store."""
 
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -58,7 +59,9 @@ class Segments:
 
     def ahead(self, first: int, most: int) -> "Future[Segment]":
         """Begin to make the segment of up to `most` rounds from a round on."""
-        return self._thread.submit(self.make, first, most)
+        # In this context: whether loops are on is told by it (`native.use`).
+        context = contextvars.copy_context()
+        return self._thread.submit(context.run, self.make, first, most)
 
     def close(self) -> None:
         """Wait for the thread."""

@@ -314,3 +314,25 @@ def test_a_file_cut_short_is_refused(tmp_path, store):
     half.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match="expected a Parquet file"):
         convert(half, tmp_path / "s")
+
+
+def test_candidates_of_long_and_short_histories_take_no_padding(tmp_path):
+    """One client with all but 200 of the items among many with three."""
+    n_clients, n_items = 2000, 5200
+    lengths = np.full(n_clients, 3)
+    lengths[7] = 5000
+    items = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+    with stores.writing(tmp_path / "store") as writer:
+        writer.add(lengths, items)
+        writer.finish("toy", np.arange(n_clients), np.arange(n_items), {})
+    store = open_store(tmp_path / "store")
+    everyone = np.arange(n_clients)
+    store.candidates(everyone[:1], 99, 0)  # so that what is imported late is not counted
+    tracemalloc.start()
+    drawn = store.candidates(everyone, 99, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Padded histories were 2000 x 5000 x 4 bytes = 40 MB; this is 0.8 MB of candidates and items.
+    assert peak < 8e6
+    assert (drawn[7] >= 5000).all()
+    assert (np.delete(drawn, 7, axis=0) >= 3).all()
