@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -100,12 +101,16 @@ def load(
         (p for p in (folder / f"{text}.zip", folder / text) if p.exists()), None
     )
     if not found and dataset.url is None:
-        bundled = resources.files("fedras_jax.data") / "bundled" / text
         return read_folder(
-            bundled, columns=columns, min_rating=min_rating, k_core=k_core, name=text
+            bundled(text), columns=columns, min_rating=min_rating, k_core=k_core, name=text
         )
     path = found or fetch(dataset, cache_dir(), data_dir=folder, allowed=download)
     return read(path, columns=columns, min_rating=min_rating, k_core=k_core, name=text)
+
+
+def bundled(name: str) -> Traversable:
+    """The folder of a dataset that the package brings along."""
+    return resources.files("fedras_jax.data") / "bundled" / name
 
 
 def fetch(
