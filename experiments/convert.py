@@ -29,7 +29,9 @@ from fedras_jax.errors import SpecError
 STORE = absl_flags.DEFINE_string("store", None, "Folder that becomes the store; nothing is there.")
 MEMORY = absl_flags.DEFINE_float("memory", 2.0, "GiB that rows and ids may take.")
 COLUMNS = absl_flags.DEFINE_multi_string(
-    "column", [], "ROLE=NAME: the header's name for user, item, rating or time; repeatable."
+    "column",
+    [],
+    "ROLE=NAME: the header's name for user, item, rating or time; ROLE= ignores it; repeatable.",
 )
 
 
@@ -71,7 +73,7 @@ def make(dataset: str, path: str) -> Store:
             return convert(
                 file,
                 path,
-                columns=flags.parse_args("column", COLUMNS.value),
+                columns=_columns(),
                 min_rating=given["min_rating"],
                 k_core=given["k_core"],
                 validation=validation,
@@ -79,6 +81,12 @@ def make(dataset: str, path: str) -> Store:
                 memory=MEMORY.value,
                 tell=tell,
             )
+
+
+def _columns() -> dict[str, str | None]:
+    """The header's names by role; None for a role to ignore."""
+    named = flags.parse_args("column", COLUMNS.value)
+    return {role: str(name) or None for role, name in named.items()}
 
 
 def _file(dataset: str) -> contextlib.AbstractContextManager[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -13,6 +12,7 @@ from fedras_jax.data.download import cache_dir, download
 from fedras_jax.data.interactions import Interactions
 from fedras_jax.data.readers import is_readable, read, read_folder
 from fedras_jax.data.synthetic import PREFIX, synthetic_from_spec
+from fedras_jax.data.tables import Columns
 from fedras_jax.errors import DataError
 
 
@@ -57,7 +57,7 @@ def load(
     data_dir: str | PathLike[str] | None = None,
     min_rating: float | None = None,
     k_core: int = 0,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     seed: int = 0,
     download: bool = True,
 ) -> Interactions:

@@ -101,6 +101,43 @@ def test_compressed_text_without_times_or_validation(tmp_path, store):
     assert found.made["validation"] is False
 
 
+@pytest.mark.parametrize("write", [write_csv, write_dat, write_parts])
+@pytest.mark.parametrize("unit", ["D", "ms"])
+def test_dates_and_ratings_that_nobody_asks_for(tmp_path, write, unit):
+    user, item, _, time = table()
+    days = time.astype("M8[s]").astype(f"M8[{unit}]") + time * np.timedelta64(1, "D").astype("m8")
+    rating = np.where(user % 2 == 0, np.nan, 3.0)
+    if write is not write_parts:
+        days = np.char.replace(days.astype(str), "T", " ")
+        rating = np.where(np.isnan(rating), "", "3")
+    name = {write_csv: "r.csv", write_dat: "r.dat", write_parts: "parts"}[write]
+    path = write(tmp_path / name, (user, item, rating, days))
+    found = convert(path, tmp_path / "s", memory=LITTLE)
+    assert_same(found, read(write_csv(tmp_path / "days.csv", (user, item, rating, time))))
+    for file in sorted(path.iterdir())[:1] if path.is_dir() else (path,):
+        with pytest.raises(DataError, match=r"rating values are not (numbers|finite)"):
+            convert(file, tmp_path / "no", min_rating=1)
+        convert(file, tmp_path / "sides", columns={"rating": None, "time": None})
+        assert read(file, columns={"time": None}).times is None
+
+
+def test_times_are_of_one_kind_in_all_chunks(tmp_path):
+    user, item, rating, time = table(20_000)
+    day = np.datetime64("2020-01-01").astype(object)
+    columns = (user, item, rating, [*time[:-1], day])
+    path = write_csv(tmp_path / "r.csv", [np.asarray(c, object) for c in columns])
+    with pytest.raises(DataError, match="time values are not numbers"):
+        read(path)
+    with pytest.raises(DataError, match="time values are not numbers"):
+        convert(path, tmp_path / "s", memory=1e-2)
+    parts = write_parts(tmp_path / "parts", (user, item, rating, time))
+    second = pq.read_table(parts / "part-1.parquet")
+    dated = second.set_column(3, "timestamp", second["timestamp"].cast(pa.timestamp("s")))
+    pq.write_table(dated, parts / "part-1.parquet")
+    with pytest.raises(DataError, match=r"part-1.parquet: expected times that are all seconds or"):
+        convert(parts, tmp_path / "s")
+
+
 @pytest.mark.parametrize("odd", ["007", "nine"])
 def test_ids_are_integers_only_if_all_of_them_are(tmp_path, odd):
     user, item, rating, time = table(20_000)  # several chunks of 64 KiB, the odd one last
@@ -309,7 +346,7 @@ def test_a_file_cut_short_is_refused(tmp_path, store):
         convert(ragged, tmp_path / "s")
     late = store("late.csv", text + "1,2,x,4\n")
     with pytest.raises(DataError, match="rating values are not numbers"):
-        convert(late, tmp_path / "s")
+        convert(late, tmp_path / "s", min_rating=1)
     half = tmp_path / "half.parquet"
     half.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match="expected a Parquet file"):
