@@ -84,16 +84,17 @@ def run(
       options: the fields of `Options`.
 
     Raises:
-      SpecError: sizes of the Spec and of the data do not fit.
+      SpecError: sizes of the Spec and of the data do not fit, or there is no such option.
       DataError: the dataset cannot be found or read.
       ResultsError: `workdir` belongs to another Spec or cannot be written.
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved.
       LostError: another process of the run is gone.
     """
-    done = run_group(
-        [spec], workdirs=[workdir], interactions=interactions, mesh=mesh, options=Options(**options)
-    )[0]
+    how = Options.of(options, run)
+    done = run_group([spec], workdirs=[workdir], interactions=interactions, mesh=mesh, options=how)[
+        0
+    ]
     if isinstance(done, DivergedError):
         raise done
     return done

@@ -10,6 +10,7 @@ from fedras_jax import bits, cohort, metrics, rng, samplers
 from fedras_jax.assembly import assemble
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.spec import Spec
+from fedras_jax.stream import stream
 from fedras_jax.types import Sizes
 
 SMALL = Spec(
@@ -191,6 +192,17 @@ def test_a_cohort_larger_than_the_clients_is_refused_before_compilation(monkeypa
     monkeypatch.setattr(jax, "jit", lambda *a, **k: pytest.fail("compiled"))
     with pytest.raises(SpecError, match="cohort of 61 clients, but there are 60"):
         fedras_jax.run(SMALL.replace(cohort_size=61))
+
+
+def test_options_that_do_not_exist_are_refused_with_the_nearest():
+    with pytest.raises(SpecError, match="unknown option 'work_dir', did you mean workdir"):
+        fedras_jax.run(SMALL, work_dir="here")
+    with pytest.raises(SpecError, match=r"unknown option 'x': there are workdir, .* data_dir, dev"):
+        fedras_jax.run(SMALL, x=1)
+    with pytest.raises(SpecError, match="did you mean memory_gib"):
+        fedras_jax.sweep(SMALL, {"seed": [0]}, memory=1)
+    with pytest.raises(SpecError, match="did you mean rounds_at_once"):
+        stream(SMALL, round_at_once=1)
 
 
 def test_nothing_to_evaluate_is_an_error():

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from fedras_jax.data import ncf
 from fedras_jax.data.interactions import Interactions
 from fedras_jax.data.storage import Archive, FileSet, Folder, plain_name
+from fedras_jax.data.store import is_of_store
 from fedras_jax.data.tables import (
     Columns,
     Events,
@@ -110,7 +111,7 @@ def find_ratings(files: FileSet) -> str:
     file stands for all.
 
     Raises:
-        DataError: none, or several.
+        DataError: none, or several, or the files of a store.
     """
     names = files.names()
     usual: dict[tuple[str, str], str] = {}
@@ -127,6 +128,11 @@ def find_ratings(files: FileSet) -> str:
     if found:
         raise DataError(
             f"{files}: expected one ratings file, found {', '.join(found)}; name the one you mean."
+        )
+    if is_of_store(names):
+        raise DataError(
+            f"{files}: this is a store: experiments.stream (in Python fedras_jax.stream) runs on "
+            "it, nothing else does."
         )
     raise DataError(
         f"{files}: expected a ratings file ({FORMATS}), found {', '.join(names) or 'no files'}."

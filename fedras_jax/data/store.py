@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -157,6 +157,11 @@ class Store:
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether a folder claims to be a store; `open_store` says whether it is a whole one."""
     return (Path(path) / _META).is_file()
+
+
+def is_of_store(names: Iterable[str]) -> bool:
+    """Whether files have the names of those of a store."""
+    return {_META, *(f"{column}.npy" for column in _TYPES)} <= set(names)
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

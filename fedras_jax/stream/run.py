@@ -92,7 +92,7 @@ def stream(
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved, unless private state is on disk.
     """
-    how = Options(**options)
+    how = Options.of(options, stream)
     asked: dict[str, Any] = {
         "memory": memory,
         "rounds_at_once": rounds_at_once,

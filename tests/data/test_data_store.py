@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedras_jax.data import leave_one_out, read, synthetic
+from fedras_jax.data import leave_one_out, load, read, synthetic
 from fedras_jax.data import store as stores
 from fedras_jax.data.convert import convert
 from fedras_jax.data.store import open_store, write_split
@@ -213,6 +213,12 @@ def edited(whole, tmp_path, **changes):
 def test_another_format_or_version_is_refused(whole, tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         open_store(edited(whole, tmp_path, **changes))
+
+
+def test_a_store_is_no_ratings(whole, tmp_path):
+    for wrong in (read, load, lambda path: convert(path, tmp_path / "s")):
+        with pytest.raises(DataError, match=r"this is a store: experiments\.stream"):
+            wrong(whole)
 
 
 def test_foreign_folders_are_refused(tmp_path, whole):
