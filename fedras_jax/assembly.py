@@ -269,6 +269,18 @@ def held_out(spec: Spec, split: Split) -> np.ndarray:
     return np.asarray(items, np.int32)
 
 
+def n_candidates(spec: Spec, split: Split) -> np.ndarray:
+    """How many items each client's held-out item is ranked against, i64[U].
+
+    Fewer than `spec.candidates` where there are fewer that a client has not seen.
+    """
+    if split.candidates is not None:
+        return (split.candidates >= 0).sum(axis=1)
+    seen = np.diff(split.offsets) + (split.valid >= 0) + (split.test >= 0)
+    unseen = split.n_items - seen
+    return np.minimum(unseen, spec.candidates) if spec.candidates else unseen
+
+
 def ranking(split: Split, model: RecModel) -> Callable[[FedState, Array], Array]:
     """(state, held-out items i32[U]) -> their ranks, all clients."""
     sampled = split.candidates is not None

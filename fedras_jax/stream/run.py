@@ -20,7 +20,7 @@ from fedras_jax.data.store import Store, open_store
 from fedras_jax.errors import SpecError, StoppedError
 from fedras_jax.options import Options
 from fedras_jax.progress import Progress, bar
-from fedras_jax.run import claim, environment, one_experiment, short_clients
+from fedras_jax.run import about_clients, claim, environment, one_experiment, warn_of_few
 from fedras_jax.spec import Spec
 from fedras_jax.stream import private
 from fedras_jax.stream.budget import Plan, plan
@@ -125,6 +125,7 @@ def _stream(
         return store, split, assembly.assemble(spec, split)[1]
 
     store, split, algorithm = hosts.together(ready)
+    warn_of_few(spec, split)
     if hosts.count() > 1:
         about = [store.offsets, store.valid, store.test]
         hosts.require_same({"the store's digest": checkpoint.digest(about)})
@@ -183,11 +184,7 @@ def _stream(
         run.begin(algorithm, folder)
         run.train(started)
         more: dict[str, Any] = dict(
-            clients={
-                "total": store.n_clients,
-                "not_evaluated": int((book.ranks == evaluate.NOT_EVALUATED).sum()),
-                "short_of_negatives": short_clients(spec, split),
-            },
+            clients=about_clients(spec, split, book.ranks),
             speed={
                 "clients_per_s": record.clients_in(book.rows) / max(book.trained_s, 1e-9),
                 "runs": 1,
