@@ -7,7 +7,6 @@ import gzip
 import io
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from fedras_jax.data import ncf
 from fedras_jax.data.columns import as_ids, is_dated
 from fedras_jax.data.readers import find_ratings
-from fedras_jax.data.storage import Folder, plain_name
+from fedras_jax.data.storage import Folder, plain_name, readable
 from fedras_jax.data.tables import (
     ROLES,
     Columns,
@@ -163,7 +162,7 @@ def _kind(file: Path) -> str:
         )
     kind = Path(plain).suffix
     if file.suffix == ".zip" and kind not in _KINDS:
-        with _readable(file), zipfile.ZipFile(file) as archive:
+        with readable(str(file)), zipfile.ZipFile(file) as archive:
             kind = Path(_member(file, archive)).suffix
     if kind not in _KINDS or (kind == ".parquet" and file.suffix != kind):
         raise DataError(
@@ -183,18 +182,6 @@ def _member(file: Path, archive: zipfile.ZipFile) -> str:
             "unpack it and name the one you mean."
         )
     return found[0]
-
-
-@contextlib.contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{file}: the compressed file is damaged or cut short ({error}); get it again."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error}).") from error
 
 
 @contextlib.contextmanager
@@ -234,7 +221,7 @@ def _text(file: Path, kind: str, found: Source, memory: int) -> Iterator[dict[st
     """Chunks of a delimited file, by role, as text."""
     headed = kind in _HEADED
     delimiter = _HEADED.get(kind) or _BARE[kind]
-    with _readable(file):
+    with readable(str(file)):
         with _opened(file) as raw:
             start = raw.read(_LINE)
         if not start.strip():

@@ -33,6 +33,7 @@ from fedras_jax.data.split import (
     draw_unseen,
     generator_of,
     items_at,
+    padded,
     positions,
     training,
 )
@@ -106,13 +107,7 @@ class Store:
 
     def seen(self, clients: np.ndarray) -> np.ndarray:
         """All interactions of some clients, held-out ones first, int32 [n, h]; -1 pads."""
-        offsets, items = self.gather(clients)
-        lengths = np.diff(offsets)
-        seen = np.full((len(clients), int(lengths.max(initial=0)) + 2), -1, np.int32)
-        seen[:, 0], seen[:, 1] = self.valid[clients], self.test[clients]
-        owner = np.repeat(np.arange(len(clients)), lengths)
-        seen[owner, 2 + np.arange(len(items)) - offsets[owner]] = items
-        return seen
+        return padded(*self.gather(clients), self.valid[clients], self.test[clients])
 
     def candidates(self, clients: np.ndarray, n: int, seed: int) -> np.ndarray:
         """Items that some clients' test items are ranked against, as `leave_one_out` draws them.

@@ -347,6 +347,16 @@ def test_a_file_cut_short_is_refused(tmp_path, store):
     packed.write_bytes(packed.read_bytes()[:-50])
     with pytest.raises(DataError, match="damaged or cut short"):
         convert(packed, tmp_path / "s")
+    locked = store("locked.csv.zip", text)
+    data = locked.read_bytes()
+    # The flag of encryption, in both headers: as far as anyone sees without the password.
+    for header, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        where = data.index(header) + at
+        data = data[:where] + bytes([data[where] | 1]) + data[where + 1 :]
+    locked.write_bytes(data)
+    for use in (read, lambda path: convert(path, tmp_path / "s")):
+        with pytest.raises(DataError, match=r"locked\.csv\.zip.* cannot be read .*encrypted"):
+            use(locked)
     ragged = store("ragged.csv", text + "1,2\n")
     with pytest.raises(DataError, match="expected 4 columns in every row"):
         convert(ragged, tmp_path / "s")
