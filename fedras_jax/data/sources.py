@@ -63,6 +63,11 @@ class Chunk:
     times: np.ndarray | None
     dated: bool
 
+    @property
+    def kinds(self) -> tuple[bool, bool, bool]:
+        """Whether there are ratings, are times, and whether these are dates."""
+        return self.ratings is not None, self.times is not None, self.dated
+
 
 @dataclass(frozen=True)
 class Source:
@@ -91,7 +96,7 @@ class Source:
         Raises:
             DataError: a file that cannot be read, or whose columns or values do not fit.
         """
-        first: Chunk | None = None
+        kinds: tuple[bool, bool, bool] | None = None
         for file in self.files:
             row = 1
             kind = _kind(file)
@@ -102,11 +107,16 @@ class Source:
             for parts in tables:
                 where = str(file) if row == 1 else f"{file} from row {row} on"
                 chunk = _checked(parts, where, kind != ".parquet")
-                first = first or chunk
-                _require_alike(chunk, first)
+                kinds = kinds or chunk.kinds
+                if chunk.kinds[:2] != kinds[:2]:
+                    raise DataError(f"{where}: expected the same columns as in {self.files[0]}.")
+                if chunk.kinds != kinds:
+                    raise DataError(
+                        f"{where}: expected times that are all seconds or all ISO 8601, found both."
+                    )
                 row += len(chunk.users)
                 yield chunk
-        if first is None:
+        if kinds is None:
             raise DataError(f"{self.name}: expected interactions, found a header and no rows.")
 
 
@@ -304,18 +314,3 @@ def _checked(parts: Mapping[str, pa.Array], where: str, is_text: bool) -> Chunk:
         times=times,
         dated=times is not None and is_dated(parts["time"]),
     )
-
-
-def _require_alike(chunk: Chunk, first: Chunk) -> None:
-    """Whether a chunk has the columns of the first one, and times of its kind.
-
-    Raises:
-        DataError: it has not.
-    """
-    roles = [(c.ratings is None, c.times is None) for c in (chunk, first)]
-    if roles[0] != roles[1]:
-        raise DataError(f"{chunk.where}: expected the same columns as in {first.where}.")
-    if chunk.dated != first.dated:
-        raise DataError(
-            f"{chunk.where}: expected times that are all seconds or all ISO 8601, found both."
-        )
