@@ -11,6 +11,7 @@ runs.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from absl import app
 from absl import flags as absl_flags
 
 from experiments import flags
-from fedras_jax.data.catalogue import CATALOGUE, fetch
+from fedras_jax.data.catalogue import CATALOGUE, bundled, fetch
 from fedras_jax.data.convert import convert
 from fedras_jax.data.download import cache_dir
 from fedras_jax.data.store import Store
@@ -28,7 +29,9 @@ from fedras_jax.errors import SpecError
 STORE = absl_flags.DEFINE_string("store", None, "Folder that becomes the store; nothing is there.")
 MEMORY = absl_flags.DEFINE_float("memory", 2.0, "GiB that rows and ids may take.")
 COLUMNS = absl_flags.DEFINE_multi_string(
-    "column", [], "ROLE=NAME: the header's name for user, item, rating or time; repeatable."
+    "column",
+    [],
+    "ROLE=NAME: the header's name for user, item, rating or time; ROLE= ignores it; repeatable.",
 )
 
 
@@ -66,28 +69,37 @@ def make(dataset: str, path: str) -> Store:
             more: dict[str, Any] = {} if mean is None else {"mean_interactions": mean}
             more |= {"seed": seed, "validation": validation, "tell": tell}
             return synthetic_store(path, n_clients, n_items, **more)
-        return convert(
-            _file(dataset),
-            path,
-            columns=flags.parse_args("column", COLUMNS.value),
-            min_rating=given["min_rating"],
-            k_core=given["k_core"],
-            validation=validation,
-            seed=seed,
-            memory=MEMORY.value,
-            tell=tell,
-        )
+        with _file(dataset) as file:
+            return convert(
+                file,
+                path,
+                columns=_columns(),
+                min_rating=given["min_rating"],
+                k_core=given["k_core"],
+                validation=validation,
+                seed=seed,
+                memory=MEMORY.value,
+                tell=tell,
+            )
 
 
-def _file(dataset: str) -> Path:
-    """Where a dataset lies: at a path, in --data_dir, or where it is downloaded to."""
+def _columns() -> dict[str, str | None]:
+    """The header's names by role; None for a role to ignore."""
+    named = flags.parse_args("column", COLUMNS.value)
+    return {role: str(name) or None for role, name in named.items()}
+
+
+def _file(dataset: str) -> contextlib.AbstractContextManager[Path]:
+    """Where a dataset lies: at a path, in --data_dir, in the package, or in the cache."""
     folder = flags.DATA_DIR.value or ""
     if Path(dataset).exists() or CATALOGUE.get(dataset) is None:
-        return Path(dataset)
+        return contextlib.nullcontext(Path(dataset))
     for name in (f"{dataset}.zip", dataset) if folder else ():
         if (Path(folder) / name).exists():
-            return Path(folder) / name
-    return fetch(CATALOGUE[dataset], cache_dir())
+            return contextlib.nullcontext(Path(folder) / name)
+    if CATALOGUE[dataset].url is None:
+        return resources.as_file(bundled(dataset))  # of a package in a zip, a copy meanwhile
+    return contextlib.nullcontext(fetch(CATALOGUE[dataset], cache_dir()))
 
 
 @contextlib.contextmanager

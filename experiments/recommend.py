@@ -78,7 +78,7 @@ def render(found: Recommended, n_history: int) -> str:
         f"{place:4}  {entry.score:8.3f}  {_name(entry.item)}{_ROLES[entry.item.role]}"
         for place, entry in enumerate(found.items, 1)
     ]
-    return "\n".join([*lines, "", _held_out(found.held_out, spec.candidates)])
+    return "\n".join([*lines, "", _held_out(found.held_out)])
 
 
 def _told(found: Recommended) -> str:
@@ -91,10 +91,11 @@ def _told(found: Recommended) -> str:
     )
 
 
-def _held_out(found: HeldOut | None, candidates: int) -> str:
+def _held_out(found: HeldOut | None) -> str:
     if found is None:
         return "No item of this client is held out."
-    others = f"; the run's metrics rank it among {candidates} drawn ones" if candidates else ""
+    drawn = found.candidates
+    others = "" if drawn is None else f"; the run's metrics rank it among {drawn:,} drawn ones"
     held = _ROLES[found.item.role].strip(" ()").capitalize()
     return (
         f"{held}: {_name(found.item)}, at place {found.rank:,} of {found.of:,} unseen items{others}"

@@ -19,6 +19,7 @@ from fedras_jax import client, evaluate, factored, registry, rounds
 from fedras_jax.codecs.feedback import error_feedback
 from fedras_jax.data import Interactions, Split, leave_one_out, load
 from fedras_jax.data.profile_file import read_profile
+from fedras_jax.data.split import padded
 from fedras_jax.errors import SpecError
 from fedras_jax.spec import DATA_FIELDS, NOT_IN_DIGEST, Spec
 from fedras_jax.types import (
@@ -278,13 +279,27 @@ def held_out(spec: Spec, split: Split) -> np.ndarray:
     return np.asarray(items, np.int32)
 
 
+def n_candidates(spec: Spec, split: Split) -> np.ndarray:
+    """How many items each client's held-out item is ranked against, i64[U].
+
+    Fewer than `spec.candidates` where there are fewer that a client has not seen.
+    """
+    if split.candidates is not None:
+        return (split.candidates >= 0).sum(axis=1)
+    seen = np.diff(split.offsets) + (split.valid >= 0) + (split.test >= 0)
+    unseen = split.n_items - seen
+    return np.minimum(unseen, spec.candidates) if spec.candidates else unseen
+
+
 def ranking(
     split: Split, model: RecModel, mesh: Mesh | None = None
 ) -> Callable[[FedState, Array], Array]:
     """(state, held-out items i32[U]) -> their ranks, all clients, whom a mesh's devices share."""
-    sampled = split.candidates is not None
-    ranks = evaluate.sampled_ranks if sampled else evaluate.full_ranks
-    others = jnp.asarray(split.candidates if sampled else _padded_histories(split), jnp.int32)
+    rows = split.candidates
+    ranks = evaluate.full_ranks if rows is None else evaluate.sampled_ranks
+    if rows is None:
+        rows = padded(split.offsets, split.items, split.valid, split.test)
+    others = jnp.asarray(rows, jnp.int32)
 
     def of(state, target):
         own = (state.clients, target, others)
@@ -310,13 +325,3 @@ def _uplink(spec: Spec, n_clients: int) -> Codec:
             "rows, or allow more memory"
         )
     return error_feedback(codec, spec.feedback_rows)
-
-
-def _padded_histories(split: Split) -> np.ndarray:
-    """int32 [U, longest + 2]: training items and both held-out ones, -1 pads."""
-    lengths = np.diff(split.offsets)
-    padded = np.full((split.n_clients, int(lengths.max()) + 2), -1, np.int32)
-    padded[:, 0], padded[:, 1] = split.valid, split.test
-    owner = np.repeat(np.arange(split.n_clients), lengths)
-    padded[owner, 2 + np.arange(split.items.size) - split.offsets[owner]] = split.items
-    return padded

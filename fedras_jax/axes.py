@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fedras_jax.errors import SpecError
-from fedras_jax.spec import NOT_IN_DIGEST, Spec
+from fedras_jax.spec import NOT_IN_DIGEST, Spec, plain
 
 Block = Mapping[str, Mapping[str, Any]]
 KINDS = ("grid", "zip", "random")
@@ -104,11 +104,11 @@ def _points(block: Any) -> list[dict[str, Any]]:
             raise SpecError(f"axis {name}: expected a list of values, not {values!r}")
         if not len(values):
             raise SpecError(f"axis {name} is empty")
-        told = [json.dumps(_plain(value), sort_keys=True, default=str) for value in values]
+        told = [json.dumps(plain(value), sort_keys=True, default=str) for value in values]
         if kind == "grid" and len(set(told)) < len(told):
             twice = next(value for value in told if told.count(value) > 1)
             raise SpecError(f"axis {name} holds {twice} twice")
-    columns = {name: [_plain(value) for value in values] for name, values in axes.items()}
+    columns = {name: [plain(value) for value in values] for name, values in axes.items()}
     if kind == "grid":
         return [
             dict(zip(columns, point, strict=True)) for point in itertools.product(*columns.values())
@@ -195,14 +195,9 @@ def _changed(base: Spec, changes: Mapping[str, Any]) -> Spec:
         if dot:
             fields.setdefault(field, dict(getattr(base, field)))[entry] = value
         else:
-            fields[field] = tuple(value) if field == "transforms" else value
+            fields[field] = value
     try:
         return base.replace(**fields)
     except SpecError as e:
         told = ", ".join(f"{name}={value!r}" for name, value in changes.items())
         raise SpecError(f"with {told}: {e}") from e
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, which a Spec holds."""
-    return value.item() if isinstance(value, np.generic) else value

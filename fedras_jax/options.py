@@ -1,8 +1,11 @@
 """How runs are run and recorded, and where."""
 
 import dataclasses
+import difflib
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fedras_jax.errors import SpecError
 
@@ -54,3 +57,24 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise SpecError(f"{name} must be at least {low}, not {value}")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], taker: Callable[..., Any]) -> "Options":
+        """Those that a function was given by name; the others have their defaults.
+
+        Args:
+          given: fields and values.
+          taker: the function, whose own arguments may have been meant.
+
+        Raises:
+          SpecError: a name that does not exist, or a number out of range.
+        """
+        parameters = inspect.signature(taker).parameters.values()
+        own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        known = [*own, *(field.name for field in dataclasses.fields(cls))]
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                meant = f", did you mean {near[0]}?" if near else ":"
+                raise SpecError(f"unknown option {name!r}{meant} there are {', '.join(known)}")
+        return cls(**given)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedras_jax import bits, checkpoint, record, results
-from fedras_jax.assembly import assemble, interactions_of, split_of
+from fedras_jax.assembly import assemble, interactions_of, n_candidates, split_of
 from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DataError, ResultsError, SpecError
 from fedras_jax.results import find
@@ -57,12 +57,14 @@ class HeldOut(NamedTuple):
       score: the model's.
       rank: among all items that the client has not seen, behind those of the same score.
       of: how many these are, itself included.
+      candidates: drawn items that the run's metrics rank it against; None: all of these.
     """
 
     item: Item
     score: float
     rank: int
     of: int
+    candidates: int | None
 
 
 class Recommended(NamedTuple):
@@ -138,7 +140,10 @@ def recommend(
     held_out = None
     if target >= 0:
         rank = int(np.sum(score[unseen] >= score[target]))
-        held_out = HeldOut(item(target), float(score[target]), rank, of=unseen.size)
+        drawn_for = int(n_candidates(spec, split)[who]) if spec.candidates else None
+        held_out = HeldOut(
+            item(target), float(score[target]), rank, of=unseen.size, candidates=drawn_for
+        )
     return Recommended(
         folder=folder,
         spec=spec,

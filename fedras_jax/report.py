@@ -63,15 +63,30 @@ def comparison(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dic
 def heading(base: Spec, summary: Mapping[str, Any], seeds: Sequence[int]) -> str:
     """What the table below it is about, and how to read its columns."""
     clients = summary["clients"]["total"]
-    ranked = f"{base.candidates} sampled" if base.candidates else "all unseen"
+    ranked = ranked_among(base.candidates, summary["clients"])
     return (
         f"{base.dataset}: {clients} clients, {base.rounds} rounds of "
         f"{base.cohort_size or clients}, D={base.dim}, seed {', '.join(map(str, seeds))}; the "
-        f"held-out item is ranked among {ranked} items.\n"
+        f"held-out item is ranked among {ranked}.\n"
         "Bytes are per client and round, headers included; uplink saved against the "
         "whole float32 table and\nagainst the touched rows in float32 (negative: larger). "
         "clients/s leaves compilation out.\n"
     )
+
+
+def ranked_among(candidates: int, clients: Mapping[str, Any]) -> str:
+    """What held-out items are ranked among, as in '99 sampled items'.
+
+    Args:
+      candidates: the Spec's.
+      clients: of the summary; how many there really are is missing from those of earlier versions.
+    """
+    if not candidates:
+        return "all unseen items"
+    mean, least = (clients.get(f"candidates_{which}") for which in ("mean", "least"))
+    if mean in (None, least):
+        return f"{candidates if mean is None else least:,} sampled items"
+    return f"{mean:.1f} sampled items on average, {least} at least"
 
 
 def render(

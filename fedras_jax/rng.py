@@ -120,16 +120,23 @@ def hashed(key: Key[Array, ""], *index: Int[Array, "*n"]) -> UInt32[Array, "*n"]
       key: one key; other keys give other words.
       index: i32 arrays of one shape.
 
-    Source: the finaliser of MurmurHash3 (Appleby, public domain), once for each index.
+    Words are `mixed` once for each index.
     """
     seeds = _bits(key, len(index) + 1)
     x = jnp.broadcast_to(seeds[0], index[0].shape)
     for seed, part in zip(seeds[1:], index, strict=True):
-        x = x ^ (part.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + seed)
-        x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-        x = x ^ (x >> 16)
+        x = mixed(x ^ (part.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + seed))
     return x
+
+
+def mixed(x: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
+    """Words whose every bit depends on all bits of x.
+
+    Source: the finaliser of MurmurHash3 (Appleby, public domain).
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def outside(

@@ -7,6 +7,7 @@ run is a group of one.
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import platform
 import time
@@ -41,6 +42,10 @@ from fedras_jax.options import Options
 from fedras_jax.programs import Kept, Programs
 from fedras_jax.spec import Spec
 from fedras_jax.types import Algorithm, FedState, PyTree
+
+_LOG = logging.getLogger(__name__)
+# Of the metrics that tables show, HR@10 and NDCG@10.
+_K = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +90,17 @@ def run(
       options: the fields of `Options`.
 
     Raises:
-      SpecError: sizes of the Spec and of the data do not fit.
+      SpecError: sizes of the Spec and of the data do not fit, or there is no such option.
       DataError: the dataset cannot be found or read.
       ResultsError: `workdir` belongs to another Spec or other data, or cannot be written.
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved.
       LostError: another process of the run is gone.
     """
-    done = run_group(
-        [spec], workdirs=[workdir], interactions=interactions, mesh=mesh, options=Options(**options)
-    )[0]
+    how = Options.of(options, run)
+    done = run_group([spec], workdirs=[workdir], interactions=interactions, mesh=mesh, options=how)[
+        0
+    ]
     if isinstance(done, DivergedError):
         raise done
     return done
@@ -166,6 +172,7 @@ def _run_group(
         return split, [assembly.assemble(spec, split, **how)[1] for spec in specs]  # all can be run
 
     split, algorithms = hosts.together(ready)
+    warn_of_few(first, split)
     data = hosts.together(lambda: [provenance.of_split(spec, split) for spec in specs])
     folders = claim(specs, workdirs, data)
     done = _stored(specs, algorithms, folders, split, options, mesh)
@@ -430,11 +437,7 @@ def _results(
         own: FedState | None = jax.tree.map(lambda x, i=i: x[i], state)
         trained = record.clients_in(each.rows)
         more = {
-            "clients": {
-                "total": split.n_clients,
-                "not_evaluated": int((each.ranks == evaluate.NOT_EVALUATED).sum()),
-                "short_of_negatives": short_clients(each.spec, split),
-            },
+            "clients": about_clients(each.spec, split, each.ranks),
             # Of all runs that shared the program.
             "speed": {
                 "clients_per_s": trained / each.trained_s,
@@ -452,6 +455,39 @@ def _results(
             own = own if keep_states else None
             done.append(Result(each.spec, summary, each.rows, each.ranks, own, split))
     return done
+
+
+def warn_of_few(spec: Spec, split: Split) -> None:
+    """Say once if held-out items are ranked against so few that most are among the first anyway."""
+    against = assembly.n_candidates(spec, split)[assembly.held_out(spec, split) >= 0]
+    if against.min() < 2 * _K and hosts.is_first():
+        _warn_once(
+            f"{split.name}: held-out items are ranked against {against.mean():.1f} items on "
+            f"average, {against.min()} at least: HR@{_K} and NDCG@{_K} are high whatever is learnt"
+        )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _LOG.warning(message)
+
+
+def about_clients(spec: Spec, split: Split, ranks: np.ndarray) -> dict[str, Any]:
+    """How many clients there are, and how they train and are evaluated, as a summary has it.
+
+    Args:
+      spec, split: what was run, and on what.
+      ranks: i32[U], final ranks; empty where it has diverged before there were any.
+    """
+    evaluated = np.flatnonzero(ranks != evaluate.NOT_EVALUATED)
+    against = assembly.n_candidates(spec, split)[evaluated]
+    return {
+        "total": split.n_clients,
+        "not_evaluated": ranks.size - evaluated.size,
+        "candidates_mean": float(against.mean()) if against.size else None,
+        "candidates_least": int(against.min()) if against.size else None,
+        "short_of_negatives": short_clients(spec, split),
+    }
 
 
 def short_clients(spec: Spec, split: Split) -> int:

@@ -8,8 +8,11 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from fedras_jax import registry
 from fedras_jax.errors import ResultsError, SpecError
@@ -33,6 +36,8 @@ SPLITS = ("test", "valid")
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """One arm of an experiment. Defaults are the reference training on the bundled dataset.
+
+    Values are kept as `plain` has them.
 
     Attributes:
       dataset: a name from `fedras_jax.data.datasets()`, 'synthetic:UxM', or a path.
@@ -125,6 +130,8 @@ class Spec:
         Raises:
           SpecError: says which field, what was found and what would do.
         """
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         _check_types(self)
         for field in dataclasses.fields(self):  # 1 and 1.0 are the same experiment
             value = getattr(self, field.name)
@@ -167,8 +174,8 @@ class Spec:
         if self.sampler == "fixed_size" and "size" in self.sampler_args:
             raise SpecError("sampler_args: the size of a cohort is cohort_size")
         for entry in self.transforms:
-            if "name" not in entry:
-                raise SpecError(f"transforms: each needs a name, got {dict(entry)}")
+            if not isinstance(entry, Mapping) or "name" not in entry:
+                raise SpecError(f"transforms: each needs a name, got {entry!r}")
             rest = {k: v for k, v in entry.items() if k != "name"}
             registry.build("transform", registry.TRANSFORMS, entry["name"], **rest)
 
@@ -183,17 +190,16 @@ class Spec:
         Raises:
           SpecError: a field that does not exist, or a value that does not fit.
         """
-        known = [f.name for f in dataclasses.fields(cls)]
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
-            raise SpecError(f"unknown field {unknown[0]!r} in a Spec: it has {', '.join(known)}")
-        fields = dict(fields)
-        if "transforms" in fields:
-            fields["transforms"] = tuple(fields["transforms"])
+        _check_names(fields)
         return cls(**fields)
 
     def replace(self, **changes: Any) -> "Spec":
-        """A Spec with some fields changed."""
+        """A Spec with some fields changed.
+
+        Raises:
+          SpecError: a field that does not exist, or a value that does not fit.
+        """
+        _check_names(changes)
         return dataclasses.replace(self, **changes)
 
     def digest(self) -> str:
@@ -225,6 +231,17 @@ class Spec:
             raise ResultsError(f"{found} ({'; '.join(self.differences(other))}): {advice}")
 
 
+def plain(value: Any) -> Any:
+    """NumPy's values as Python's, lists as tuples, paths as text; in mappings and lists too."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
 _ACCEPTED: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int,), "an integer"),
     float: ((int, float), "a number"),
@@ -235,6 +252,13 @@ _ACCEPTED: dict[Any, tuple[tuple[type, ...], str]] = {
     Mapping[str, Any]: ((Mapping,), "a mapping of arguments"),
     tuple[Mapping[str, Any], ...]: ((tuple,), "a tuple of mappings"),
 }
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    known = [f.name for f in dataclasses.fields(Spec)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise SpecError(f"unknown field {unknown[0]!r} in a Spec: it has {', '.join(known)}")
 
 
 def _check_types(spec: Spec) -> None:

@@ -113,7 +113,7 @@ def sweep(
       >>> table.group_by("codec_args.k").aggregate([("ndcg@10", "mean")])
     """
     specs = expand(base, along)
-    settings = Options(**options)
+    settings = Options.of(options, sweep)
     if workdir is None:
         with tempfile.TemporaryDirectory() as folder:
             return _run(specs, Path(folder), engine, memory_gib, shard, settings)

@@ -11,6 +11,8 @@ from fake_runs import SPEC, ranks_of, write_run, write_sweep
 from fedras_jax import axes, metrics, page, results, stats
 from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.page import cells, commands, compare, curves, figures
+from fedras_jax.page.collect import METRICS, Arm, Run
+from fedras_jax.page.page import _sentence
 
 DIRECTIONAL = SPEC.replace(codec="directional", codec_args={"k": 4})
 
@@ -327,6 +329,30 @@ def test_several_seeds_are_a_loop():
     line = commands.command(SPEC, seeds=(0, 2))
     assert line.startswith("for seed in 0 2; do python -m experiments.run --rounds=8")
     assert line.endswith("--seed=$seed; done")
+
+
+def test_means_end_at_the_last_evaluation():
+    log = {"round": np.arange(1, 11), **{name: np.ones(10) for name in ("clients", "loss")}}
+    log |= {name: np.ones(10) for name in ("up_bytes", "down_bytes")}
+    log["n_actions"] = np.arange(1.0, 11.0)
+    seen = np.isin(log["round"], (4, 8))
+    log |= {name: np.where(seen, 0.5, np.nan) for name in METRICS}
+    arm = Arm("arm", {}, (Run({}, log, None),))
+    line = curves.curve(arm, 100)
+    assert line["rounds"].tolist() == [4, 8]
+    assert line["loss"].tolist() == [1, 1]
+    assert line["n_actions"].tolist() == [2.5, 6.5]
+
+
+def test_groups_say_among_how_many_items_there_are(tmp_path):
+    spec = SPEC.replace(candidates=99)
+    write_run(tmp_path / "a", spec, ranks_of(0))
+    assert "item ranked among 99 sampled items." in _sentence(page.collect(tmp_path).groups[0])
+    summary = json.loads((tmp_path / "a/summary.json").read_text())
+    summary["clients"] |= {"candidates_mean": 45.25, "candidates_least": 38}
+    results.write_json(tmp_path / "a/summary.json", summary)
+    told = _sentence(page.collect(tmp_path).groups[0])
+    assert "item ranked among 45.2 sampled items on average, 38 at least." in told
 
 
 def test_unfinished_arms_have_curves(study):

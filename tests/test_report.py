@@ -43,6 +43,21 @@ def test_table_is_aligned_and_says_what_is_larger():
     assert "0.00%" in lines[2]
 
 
+def test_heading_says_among_how_many_items_there_are():
+    for candidates, clients, told in (
+        (99, {}, "ranked among 99 sampled items.\n"),
+        (
+            99,
+            {"candidates_mean": 45.25, "candidates_least": 38},
+            "45.2 sampled items on average, 38",
+        ),
+        (99, {"candidates_mean": 48.0, "candidates_least": 48}, "ranked among 48 sampled items.\n"),
+        (0, {"candidates_mean": 45.25, "candidates_least": 38}, "among all unseen items.\n"),
+    ):
+        summary = {"clients": {"total": 60, **clients}}
+        assert told in report.heading(Spec(candidates=candidates), summary, [0])
+
+
 def test_comparison_is_written_in_full(tmp_path):
     rows = report.comparison({"dense": [_summary(1000.0 / 3)]})
     report.write_comparison(tmp_path, rows)

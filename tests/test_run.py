@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 
 import jax
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 
 import fedras_jax
 from fedras_jax import bits, cohort, metrics, rng, samplers
-from fedras_jax.assembly import assemble, histories, split_of
+from fedras_jax.assembly import assemble, histories, n_candidates, split_of
 from fedras_jax.errors import DivergedError, ResultsError, SpecError, StoppedError
 from fedras_jax.spec import Spec
+from fedras_jax.stream import stream
 from fedras_jax.types import Sizes
 
 SMALL = Spec(
@@ -193,6 +195,37 @@ def test_a_cohort_larger_than_the_clients_is_refused_before_compilation(monkeypa
     monkeypatch.setattr(jax, "jit", lambda *a, **k: pytest.fail("compiled"))
     with pytest.raises(SpecError, match="cohort of 61 clients, but there are 60"):
         fedras_jax.run(SMALL.replace(cohort_size=61))
+
+
+def test_candidates_are_counted_and_few_are_told_once(mesh, caplog, finished):
+    spec = SMALL.replace(dataset="synthetic:20x30x12", rounds=1, candidates=20, seed=9)
+    with caplog.at_level(logging.WARNING):
+        results = [fedras_jax.run(spec.replace(seed=seed), mesh=mesh) for seed in (0, 1)]
+    clients, split = results[0].summary["clients"], results[0].split
+    against = (split.candidates >= 0).sum(1)[results[0].ranks > 0]
+    assert against.min() < 20  # that have 12 of 30 items and more
+    assert clients["candidates_least"] == against.min()
+    assert clients["candidates_mean"] == pytest.approx(against.mean())
+    (told,) = (each.getMessage() for each in caplog.records if each.name == "fedras_jax.run")
+    expected = f"against {against.mean():.1f} items on average, {against.min()} at least: HR@10"
+    assert told.startswith(f"synthetic-20x30: held-out items are ranked {expected} and")
+    assert finished[1].summary["clients"]["candidates_least"] == 20
+    full = dataclasses.replace(split, candidates=None)
+    for asked, expected in ((0, split.n_items), (20, 20)):
+        unseen = split.n_items - np.diff(split.offsets) - 2
+        found = n_candidates(spec.replace(candidates=asked), full)
+        assert found.tolist() == np.minimum(unseen, expected).tolist()
+
+
+def test_options_that_do_not_exist_are_refused_with_the_nearest():
+    with pytest.raises(SpecError, match="unknown option 'work_dir', did you mean workdir"):
+        fedras_jax.run(SMALL, work_dir="here")
+    with pytest.raises(SpecError, match=r"unknown option 'x': there are workdir, .* data_dir, dev"):
+        fedras_jax.run(SMALL, x=1)
+    with pytest.raises(SpecError, match="did you mean memory_gib"):
+        fedras_jax.sweep(SMALL, {"seed": [0]}, memory=1)
+    with pytest.raises(SpecError, match="did you mean rounds_at_once"):
+        stream(SMALL, round_at_once=1)
 
 
 def test_nothing_to_evaluate_is_an_error():

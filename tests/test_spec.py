@@ -1,6 +1,9 @@
 import json
 import math
+import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedras_jax import registry
@@ -89,6 +92,10 @@ def test_what_belongs_to_another_experiment_is_refused_with_the_difference():
         ({"evaluate_on": "valid", "validation": False}, "needs a validation item"),
         ({"transforms": ({"max_norm": 1.0},)}, "transforms: each needs a name"),
         ({"transforms": ({"name": "noise"},)}, "unknown transform 'noise'"),
+        ({"transforms": ["noise"]}, "transforms: each needs a name, got 'noise'"),
+        ({"transforms": {"name": "clip_norm"}}, "transforms must be a tuple of mappings"),
+        ({"rounds": np.float64(2.5)}, "rounds must be an integer, not 2.5"),
+        ({"codec_args": {"k": np.float64(4)}}, "k must be an integer, not 4.0"),
     ],
 )
 def test_refuses(changes, message):
@@ -100,6 +107,36 @@ def test_refuses(changes, message):
 def test_unknown_field_lists_those_that_exist():
     with pytest.raises(SpecError, match="unknown field 'learning_rate' in a Spec: it has dataset,"):
         Spec.from_json({"learning_rate": 0.1})
+
+    with pytest.raises(SpecError, match="unknown field 'round' in a Spec: it has dataset,"):
+        Spec().replace(round=3)
+
+
+def test_values_of_numpy_lists_and_paths_are_plain():
+    plain = Spec(
+        dataset="d/r.csv",
+        rounds=5,
+        validation=False,
+        client_lr=0.25,
+        codec_args={"k": 5},
+        budget="schedule",
+        budget_args={"k": (2, 4), "until": (1,)},
+        transforms=({"name": "clip_norm", "max_norm": 2.0},),
+    )
+    odd = Spec(
+        dataset=Path("d") / "r.csv",  # type: ignore[arg-type]
+        rounds=np.int64(5),  # type: ignore[arg-type]
+        validation=np.bool_(False),  # type: ignore[arg-type]
+        client_lr=np.float32(0.25),  # type: ignore[arg-type]
+        codec_args={"k": np.int64(5)},
+        budget="schedule",
+        budget_args={"k": np.array([2, 4]), "until": [1]},
+        transforms=[{"name": "clip_norm", "max_norm": np.float64(2)}],  # type: ignore[arg-type]
+    )
+    assert odd == plain == Spec.from_json(json.loads(json.dumps(odd.to_json())))
+    assert odd.digest() == plain.digest()
+    assert type(odd.rounds) is type(odd.codec_args["k"]) is int
+    assert pickle.loads(pickle.dumps(odd)) == plain
 
 
 def test_every_codec_is_a_downlink_or_has_a_reason_not_to_be():

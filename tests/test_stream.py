@@ -103,6 +103,7 @@ def test_with_rows_on_the_device_and_one_program_for_all_segments(folder, unstre
     assert 0 < after[0] < len(count)  # the evaluation, at the end
     assert_same(found, unstreamed)
     assert (found.ranks > 0).sum() == (unstreamed.ranks > 0).sum() > U / 2
+    assert found.summary["clients"] == unstreamed.summary["clients"]
     assert found.plan.slots < U
 
 
@@ -139,6 +140,9 @@ def test_with_rows_on_disk_and_a_sample_evaluated(folder, unstreamed, tmp_path):
     assert_same(found, unstreamed)
     assert 0 < (found.ranks > 0).sum() <= 20
     assert found.summary["clients"]["not_evaluated"] == (found.ranks == 0).sum()
+    drawn = (unstreamed.split.candidates >= 0).sum(axis=1)[found.ranks > 0]
+    assert found.summary["clients"]["candidates_least"] == drawn.min()
+    assert found.summary["clients"]["candidates_mean"] == drawn.mean()
     assert found.summary["stream"]["private"] == "disk"
     names = {path.name for path in (tmp_path / "private").iterdir()}
     assert {"clients.npy", "last_sync.npy"} < names

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fedras_jax import bits as sizes_in_bits
-from fedras_jax import kmeans
+from fedras_jax import kmeans, rng
 from fedras_jax.errors import SpecError
 from fedras_jax.types import Codec, ItemDelta, unprepared
 
@@ -122,7 +122,7 @@ def signs(key: Key[Array, ""], item: Int[Array, " n"], width: int) -> Float[Arra
     (Keys folded with each item would need a map over items, and hash far longer.)
     """
     words = jax.random.bits(key, (2, ROUNDS, 1, -(-width // 32)), jnp.uint32)
-    mixed = _mix(_mix(item.astype(jnp.uint32)[:, None] ^ words[0]) ^ words[1])
+    mixed = rng.mixed(rng.mixed(item.astype(jnp.uint32)[:, None] ^ words[0]) ^ words[1])
     at = np.arange(width)
     bit = (mixed[:, :, at // 32] >> jnp.asarray(at % 32, jnp.uint32)) & 1
     return 1 - 2 * bit.astype(jnp.float32)
@@ -150,10 +150,3 @@ def _hadamard(rows: Float[Array, "n p"]) -> Float[Array, "n p"]:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     matrix = matrix / np.float32(math.sqrt(matrix.shape[0]))
     return jnp.dot(rows, jnp.asarray(matrix, jnp.float32), precision=kmeans.PRECISION)
-
-
-def _mix(x: Array) -> Array:
-    """MurmurHash3's finaliser: every bit of the uint32 depends on all of them."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)

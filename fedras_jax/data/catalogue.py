@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from fedras_jax.data.download import cache_dir, download
 from fedras_jax.data.interactions import Interactions
 from fedras_jax.data.readers import is_readable, read, read_folder
 from fedras_jax.data.synthetic import PREFIX, synthetic_from_spec
+from fedras_jax.data.tables import Columns
 from fedras_jax.errors import DataError
 
 
@@ -56,7 +57,7 @@ def load(
     data_dir: str | PathLike[str] | None = None,
     min_rating: float | None = None,
     k_core: int = 0,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     seed: int = 0,
     download: bool = True,
 ) -> Interactions:
@@ -100,12 +101,16 @@ def load(
         (p for p in (folder / f"{text}.zip", folder / text) if p.exists()), None
     )
     if not found and dataset.url is None:
-        bundled = resources.files("fedras_jax.data") / "bundled" / text
         return read_folder(
-            bundled, columns=columns, min_rating=min_rating, k_core=k_core, name=text
+            bundled(text), columns=columns, min_rating=min_rating, k_core=k_core, name=text
         )
     path = found or fetch(dataset, cache_dir(), data_dir=folder, allowed=download)
     return read(path, columns=columns, min_rating=min_rating, k_core=k_core, name=text)
+
+
+def bundled(name: str) -> Traversable:
+    """The folder of a dataset that the package brings along."""
+    return resources.files("fedras_jax.data") / "bundled" / name
 
 
 def fetch(

@@ -1,4 +1,4 @@
-"""Raw columns into checked ones: ids as integers or text, ratings and times as finite numbers.
+"""Raw columns into checked ones: ids as integers or text, ratings and seconds as finite numbers.
 
 Rows are numbered from 1 and a header is not counted, so that a message's row is the n-th
 interaction of the file.
@@ -15,6 +15,18 @@ from fedras_jax.errors import DataError
 # What counts as a number in a text file; only used to find the offending rows once Arrow's
 # own (much faster) parser has refused the column.
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
+# What counts as an ISO 8601 time, by its spelling: it may still be a 30th of February.
+_ISO = (
+    r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+    r"([ T]([01]\d|2[0-3])(:[0-5]\d(:[0-5]\d(\.\d+)?)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
+)
+# From there to what Arrow reads as microseconds in UTC: a time of day, six digits, and a zone.
+_TO_UTC = (
+    (r"^(.{10})$", r"\1T00:00"),
+    (r"(\.\d{6})\d+", r"\1"),
+    (r"^(.{11}[\d:.]+)$", r"\1Z"),
+)
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -39,7 +51,7 @@ def as_ids(values: Any, what: str, where: str) -> pa.Array:
     if pa.types.is_integer(array.type):
         _refuse_rows(array.is_null(), array, f"{what} ids are missing", "one id a row", where)
         return _cast(array, pa.int64(), what, where)
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+    if _is_text(array):
         empty = pc.call_function("equal", [array, pa.scalar("", array.type)])
         missing = pc.call_function("or_kleene", [array.is_null(), empty])
         _refuse_rows(missing, array, f"{what} ids are missing", "one id a row", where)
@@ -66,15 +78,16 @@ def integers_if_canonical(ids: pa.Array) -> pa.Array:
     return integers if integers.cast(ids.type).equals(ids) else ids
 
 
-def as_numbers(values: Any, what: str, where: str) -> np.ndarray:
+def as_numbers(
+    values: Any, what: str, where: str, expected: str = "a finite number a row"
+) -> np.ndarray:
     """One finite number per row: int64 where all are whole in the source, else float64.
-
-    Arrow timestamps become seconds since 1970.
 
     Args:
         values: a 1-d array-like or Arrow array, [n]; text is parsed.
         what: the column's role in messages, "rating" or "time".
         where: the file or dataset in messages.
+        expected: what would do, in messages.
 
     Returns:
         int64 or float64, [n].
@@ -84,13 +97,10 @@ def as_numbers(values: Any, what: str, where: str) -> np.ndarray:
             the first one's row.
     """
     array = _to_arrow(values, what, where)
-    expected = "a finite number a row"
     _refuse_rows(array.is_null(), array, f"{what} values are missing", expected, where)
     kind = array.type
-    if pa.types.is_timestamp(kind):
-        return array.cast(pa.int64()).to_numpy() / _PER_SECOND[kind.unit]
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        array = _parse(array, what, where)
+    if _is_text(array):
+        array = _parse(array, what, where, expected)
     elif pa.types.is_integer(kind):
         array = _cast(array, pa.int64(), what, where)
     elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -105,6 +115,42 @@ def as_numbers(values: Any, what: str, where: str) -> np.ndarray:
             pa.array(~np.isfinite(numbers)), array, f"{what} values are not finite", expected, where
         )
     return numbers
+
+
+def as_seconds(values: Any, what: str, where: str, expected: str) -> np.ndarray:
+    """One time per row, in seconds: numbers are that, dates and ISO 8601 text count from 1970.
+
+    Times without a zone are in UTC.
+
+    Args:
+        values: a 1-d array-like or Arrow array, [n]: numbers, dates, timestamps, or text that is
+            all numbers or all ISO 8601 (`2020-01-01`, `2020-01-01 10:00:00`, with fractions and
+            zones).
+        what, where, expected: as in `as_numbers`.
+
+    Returns:
+        int64 where all are whole numbers in the source, else float64, [n].
+
+    Raises:
+        DataError: as in `as_numbers`.
+    """
+    array = _to_arrow(values, what, where)
+    _refuse_rows(array.is_null(), array, f"{what} values are missing", expected, where)
+    if _is_text(array):
+        array = _parse_times(array, what, where, expected)
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("s"))
+    if pa.types.is_timestamp(array.type):
+        return array.cast(pa.int64()).to_numpy() / _PER_SECOND[array.type.unit]
+    return as_numbers(array, what, where, expected)
+
+
+def is_dated(times: pa.Array) -> bool:
+    """Whether times that `as_seconds` takes are dates: the first tells, as all are alike."""
+    times = _to_arrow(times, "time", "")
+    if _is_text(times):
+        return bool(len(times)) and _parse_numbers(times.slice(0, 1)) is None
+    return pa.types.is_temporal(times.type)
 
 
 def index_ids(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +189,10 @@ def _to_arrow(values: Any, what: str, where: str) -> pa.Array:
     return array
 
 
+def _is_text(array: pa.Array) -> bool:
+    return pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+
+
 def _cast(array: pa.Array, kind: pa.DataType, what: str, where: str) -> pa.Array:
     try:
         return array.cast(kind)
@@ -150,20 +200,53 @@ def _cast(array: pa.Array, kind: pa.DataType, what: str, where: str) -> pa.Array
         raise DataError(f"{where}: the {what} column does not fit {kind}: {error}.") from error
 
 
-def _parse(texts: pa.Array, what: str, where: str) -> pa.Array:
+def _parse(texts: pa.Array, what: str, where: str, expected: str) -> pa.Array:
     """Text as int64 if all of it is whole numbers, else as float64."""
+    numbers = _parse_numbers(texts)
+    if numbers is not None:
+        return numbers
+    what = f"{what} values are not numbers"
+    _refuse_rows(_unlike(texts, _NUMBER), texts, what, expected, where)
+    raise DataError(f"{where}: some {what}; expected {expected}.")
+
+
+def _parse_numbers(texts: pa.Array) -> pa.Array | None:
+    """As `_parse`; None where some of it is no number."""
     for kind in (pa.int64(), pa.float64()):
         try:
             return texts.cast(kind)
         except pa.ArrowInvalid:
             continue
-    is_number = pc.call_function(
-        "match_substring_regex", [texts], pc.MatchSubstringOptions(_NUMBER)
-    )
-    what = f"{what} values are not numbers"
-    bad = pc.call_function("invert", [is_number])
-    _refuse_rows(bad, texts, what, "a finite number a row", where)
-    raise DataError(f"{where}: some {what}.")
+    return None
+
+
+def _parse_times(texts: pa.Array, what: str, where: str, expected: str) -> pa.Array:
+    """Text as numbers or as timestamps; as it is where most of it is neither."""
+    numbers = _parse_numbers(texts)
+    if numbers is not None:
+        return numbers
+    bad = _unlike(texts, _ISO)
+    if bad.true_count > bad.false_count:
+        return texts
+    what = f"{what} values are not ISO 8601 times"
+    _refuse_rows(bad, texts, what, expected, where)
+    try:
+        return texts.cast(pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        for pattern, spelling in _TO_UTC:
+            options = pc.ReplaceSubstringOptions(pattern, spelling)
+            texts = pc.call_function("replace_substring_regex", [texts], options)
+    try:
+        return texts.cast(pa.timestamp("us", "UTC"))
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{where}: some {what} ({error}); expected {expected}.") from error
+
+
+def _unlike(texts: pa.Array, pattern: str) -> pa.Array:
+    """Which texts a regular expression does not match."""
+    options = pc.MatchSubstringOptions(pattern)
+    matches = pc.call_function("match_substring_regex", [texts], options)
+    return pc.call_function("invert", [matches])
 
 
 def _refuse_rows(bad: pa.Array, values: pa.Array, problem: str, expected: str, where: str) -> None:

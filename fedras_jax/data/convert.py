@@ -15,7 +15,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from fedras_jax.data import store
 from fedras_jax.data.columns import index_ids, integers_if_canonical
 from fedras_jax.data.filters import drop_repeats
 from fedras_jax.data.sources import Chunk, Source, source
+from fedras_jax.data.tables import Columns
 from fedras_jax.errors import DataError
 
 # Shares of the memory that is allowed: for the rows that are read at once, for those that are
@@ -47,7 +48,7 @@ def convert(
     path: str | os.PathLike[str],
     into: str | os.PathLike[str],
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     name: str | None = None,
     min_rating: float | None = None,
     k_core: int = 0,
@@ -71,7 +72,8 @@ def convert(
         DataError: the source is malformed, filters leave nothing, memory does not suffice, or the
             store cannot be written.
     """
-    found, into = source(path, columns=columns, name=name), Path(into)
+    found = source(path, columns=columns, name=name, rated=min_rating is not None)
+    into = Path(into)
     if not memory > 0 or k_core < 0 or seed < 0:
         raise DataError(
             f"{found.name}: expected memory above 0, k_core and seed of 0 or more; found "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedras_jax.data.columns import as_ids, as_numbers, index_ids
+from fedras_jax.data.columns import as_ids, as_numbers, as_seconds, index_ids
 from fedras_jax.data.filters import core_mask, drop_repeats, rating_mask
 from fedras_jax.errors import DataError
 
@@ -120,16 +120,18 @@ class Interactions:
     ) -> Interactions:
         """Builds interactions from one row per event, in this order: rate, collapse, core.
 
-        Rows rated below `min_rating` go first. Then repeats of a (user, item) pair collapse to
-        the first in time, because an item cannot be both trained on and held out. Then users
-        and items with fewer than `k_core` interactions go, over and over until none is left.
+        Rows rated below `min_rating` go first; without it ratings are not looked at. Then
+        repeats of a (user, item) pair collapse to the first in time, because an item cannot be
+        both trained on and held out. Then users and items with fewer than `k_core` interactions
+        go, over and over until none is left.
         What remains is indexed in the sorted order of its original ids.
 
         Args:
             users: user ids, [n], integers or text.
             items: item ids, [n], integers or text.
             ratings: numbers, [n]; None for a source without ratings.
-            times: seconds, [n], fractions only order; None for a source without times.
+            times: seconds, or dates in UTC (timestamps, ISO 8601 text), [n]; fractions of a
+                second only order; None for a source without times.
             name: the dataset's name.
             min_rating: the lowest rating that counts as an interaction; None keeps all.
             k_core: the least number of interactions of a user and of an item; 0 keeps all.
@@ -137,12 +139,17 @@ class Interactions:
 
         Raises:
             DataError: columns that are empty, of different lengths or hold missing ids or
-                values that are no finite numbers; `min_rating` without ratings; filters that
-                leave nothing.
+                values that are no finite numbers or dates; `min_rating` without ratings, or
+                with one that is not known; filters that leave nothing.
         """
         user_column, item_column = as_ids(users, "user", name), as_ids(items, "item", name)
-        rating = None if ratings is None else as_numbers(ratings, "rating", name)
-        time = None if times is None else as_numbers(times, "time", name)
+        rating, time = ratings, None
+        if ratings is not None and min_rating is not None:
+            expected = "a finite number a row, or no min_rating"
+            rating = as_numbers(ratings, "rating", name, expected)
+        if times is not None:
+            expected = "seconds or an ISO 8601 time a row, or no times at all"
+            time = as_seconds(times, "time", name, expected)
         _expect_same_length(name, user=user_column, item=item_column, rating=rating, time=time)
         user_ids, user = index_ids(user_column)
         item_ids, item = index_ids(item_column)

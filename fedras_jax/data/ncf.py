@@ -13,7 +13,7 @@ from fedras_jax.data.columns import as_ids, index_ids, integers_if_canonical
 from fedras_jax.data.filters import drop_repeats
 from fedras_jax.data.interactions import HeldOut, Interactions, row_offsets
 from fedras_jax.data.storage import FileSet, sibling
-from fedras_jax.data.tables import Events, bare_events, first_line, parse_text
+from fedras_jax.data.tables import Columns, Events, bare_events, first_line, parse_text
 from fedras_jax.errors import DataError
 
 SUFFIXES = (".train.rating", ".test.rating", ".test.negative")
@@ -27,7 +27,9 @@ def prefix_of(plain_name: str) -> str | None:
     return None
 
 
-def read_triple(files: FileSet, beside: str, prefix: str, name: str) -> Interactions:
+def read_triple(
+    files: FileSet, beside: str, prefix: str, name: str, columns: Columns | None
+) -> Interactions:
     """Reads the triple that lies beside one of its files.
 
     Users and items are those of all three files, in the sorted order of their original ids. A
@@ -39,6 +41,7 @@ def read_triple(files: FileSet, beside: str, prefix: str, name: str) -> Interact
         beside: the name of one of the three in `files`.
         prefix: what the three names share.
         name: the dataset's name.
+        columns: `{"time": None}` to ignore times.
 
     Raises:
         DataError: one of the three is missing or malformed, or they contradict each other.
@@ -50,8 +53,10 @@ def read_triple(files: FileSet, beside: str, prefix: str, name: str) -> Interact
             f".zip) in one folder, {' and '.join(missing)} is missing."
         )
     train_file, test_file, negative_file = (str(part) for part in parts.values())
-    train = bare_events(files.read(train_file), files.where(train_file), "\t", minimum=2)
-    test = bare_events(files.read(test_file), files.where(test_file), "\t", minimum=2)
+    train, test = (
+        bare_events(files.read(f), files.where(f), "\t", columns, rated=False, minimum=2)
+        for f in (train_file, test_file)
+    )
     where = files.where(negative_file)
     key_user, key_item, negatives = _negatives(files.read(negative_file), where)
 

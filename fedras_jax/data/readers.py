@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,15 @@ from pathlib import Path, PurePosixPath
 from fedras_jax.data import ncf
 from fedras_jax.data.interactions import Interactions
 from fedras_jax.data.storage import Archive, FileSet, Folder, plain_name
-from fedras_jax.data.tables import Events, bare_events, headed_events, parquet_events
+from fedras_jax.data.store import is_of_store
+from fedras_jax.data.tables import (
+    Columns,
+    Events,
+    bare_events,
+    headed_events,
+    parquet_events,
+    require_no_names,
+)
 from fedras_jax.data.titles import read_titles
 from fedras_jax.errors import DataError
 
@@ -26,7 +33,7 @@ _TABLES = (".csv", ".tsv", ".parquet", ".dat", ".data")
 def read(
     path: str | PathLike[str],
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     min_rating: float | None = None,
     k_core: int = 0,
     name: str | None = None,
@@ -42,13 +49,17 @@ def read(
     - the NCF triple (`fedras_jax.data.ncf`), given any of its files or their common prefix. It
       brings its own split, which filters would break: they are refused.
 
+    Ratings are read for `min_rating` alone: without it they may be blank or anything else; with it
+    a row whose rating is not known is refused. Times are seconds, or dates in UTC: ISO 8601 text
+    (`2020-01-01`, `2020-01-01 10:00:00`), or Parquet's own.
+
     Each may be plain, `.gz` or `.zip`; a folder or an archive is searched for its ratings.
     Titles in `movies.csv`, `movies.dat` or `u.item` beside the ratings are read too.
 
     Args:
         path: a file, a folder, an archive, or an NCF prefix.
         columns: the header names of "user", "item", "rating" and "time", where they differ
-            from the guesses.
+            from the guesses; None ignores a column, as in `{"time": None}`.
         min_rating: the lowest rating that counts as an interaction; None keeps all.
         k_core: the least number of interactions of a user and of an item; 0 keeps all.
         name: the dataset's name; by default the file's or folder's.
@@ -71,7 +82,7 @@ def read(
 def read_folder(
     folder: Traversable,
     *,
-    columns: Mapping[str, str] | None,
+    columns: Columns | None,
     min_rating: float | None,
     k_core: int,
     name: str,
@@ -100,7 +111,7 @@ def find_ratings(files: FileSet) -> str:
     file stands for all.
 
     Raises:
-        DataError: none, or several.
+        DataError: none, or several, or the files of a store.
     """
     names = files.names()
     usual: dict[tuple[str, str], str] = {}
@@ -117,6 +128,11 @@ def find_ratings(files: FileSet) -> str:
     if found:
         raise DataError(
             f"{files}: expected one ratings file, found {', '.join(found)}; name the one you mean."
+        )
+    if is_of_store(names):
+        raise DataError(
+            f"{files}: this is a store: experiments.stream (in Python fedras_jax.stream) runs on "
+            "it, nothing else does."
         )
     raise DataError(
         f"{files}: expected a ratings file ({FORMATS}), found {', '.join(names) or 'no files'}."
@@ -150,7 +166,7 @@ def _read_file(
     files: FileSet,
     file: str,
     *,
-    columns: Mapping[str, str] | None,
+    columns: Columns | None,
     min_rating: float | None,
     k_core: int,
     name: str,
@@ -158,16 +174,16 @@ def _read_file(
     where = files.where(file)
     prefix = ncf.prefix_of(plain_name(file))
     headless = prefix is not None or plain_name(file).endswith((".data", ".dat"))
-    if headless and columns:
-        raise DataError(f"{where}: this format has no header; leave columns out.")
+    if headless:
+        require_no_names(columns, where)
     if prefix is not None:
         if min_rating is not None or k_core:
             raise DataError(
                 f"{where}: brings its own split, which filters would break; leave min_rating "
                 "and k_core out."
             )
-        return ncf.read_triple(files, file, prefix, name)
-    events = _read_events(files, file, columns)
+        return ncf.read_triple(files, file, prefix, name, columns)
+    events = _read_events(files, file, columns, rated=min_rating is not None)
     return Interactions.from_columns(
         events.users,
         events.items,
@@ -180,15 +196,16 @@ def _read_file(
     )
 
 
-def _read_events(files: FileSet, file: str, columns: Mapping[str, str] | None) -> Events:
+def _read_events(files: FileSet, file: str, columns: Columns | None, *, rated: bool) -> Events:
     plain, where = plain_name(file), files.where(file)
     if not plain.endswith((*_TABLES, ".inter")):
         raise DataError(f"{where}: expected {FORMATS}; found a file of another kind.")
     data = files.read(file)
     if plain.endswith(".parquet"):
-        return parquet_events(data, where, columns)
+        return parquet_events(data, where, columns, rated=rated)
     if plain.endswith(".csv"):
-        return headed_events(data, where, ",", columns)
+        return headed_events(data, where, ",", columns, rated=rated)
     if plain.endswith((".tsv", ".inter")):
-        return headed_events(data, where, "\t", columns)
-    return bare_events(data, where, "::" if plain.endswith(".dat") else "\t")
+        return headed_events(data, where, "\t", columns, rated=rated)
+    delimiter = "::" if plain.endswith(".dat") else "\t"
+    return bare_events(data, where, delimiter, columns, rated=rated)

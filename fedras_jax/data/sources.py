@@ -7,7 +7,6 @@ import gzip
 import io
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,18 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from fedras_jax.data import ncf
-from fedras_jax.data.columns import as_ids, as_numbers
+from fedras_jax.data.columns import as_ids, is_dated
 from fedras_jax.data.readers import find_ratings
-from fedras_jax.data.storage import Folder, plain_name
-from fedras_jax.data.tables import ROLES, choose_columns, first_line, header
+from fedras_jax.data.storage import Folder, plain_name, readable
+from fedras_jax.data.tables import (
+    ROLES,
+    Columns,
+    choose_columns,
+    first_line,
+    header,
+    ratings_and_times,
+    require_no_names,
+)
 from fedras_jax.errors import DataError
 
 _HEADED = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
@@ -44,7 +51,8 @@ class Chunk:
         where: the file and rows, for messages.
         users, items: ids, int64 or text; of a text file always text.
         is_text: whether they come from a text file, where text may mean integers.
-        ratings, times: finite numbers, or None where the source has none.
+        ratings, times: finite numbers, or None where the source has none or none are asked for.
+        dated: whether times are dates there, not numbers.
     """
 
     where: str
@@ -53,6 +61,12 @@ class Chunk:
     is_text: bool
     ratings: np.ndarray | None
     times: np.ndarray | None
+    dated: bool
+
+    @property
+    def kinds(self) -> tuple[bool, bool, bool]:
+        """Whether there are ratings, are times, and whether these are dates."""
+        return self.ratings is not None, self.times is not None, self.dated
 
 
 @dataclass(frozen=True)
@@ -62,12 +76,14 @@ class Source:
     Attributes:
         name: the dataset's name.
         files: in the order in which they are read.
-        columns: header names of the roles, where they differ from the guesses.
+        columns: header names of the roles, where they differ from the guesses; None ignores one.
+        rated: whether ratings are asked for.
     """
 
     name: str
     files: tuple[Path, ...]
-    columns: Mapping[str, str]
+    columns: Columns
+    rated: bool
 
     @property
     def size(self) -> int:
@@ -80,32 +96,36 @@ class Source:
         Raises:
             DataError: a file that cannot be read, or whose columns or values do not fit.
         """
-        with_ratings: tuple[bool, bool] | None = None
+        kinds: tuple[bool, bool, bool] | None = None
         for file in self.files:
             row = 1
             kind = _kind(file)
             if kind == ".parquet":
-                tables = _parquet(file, self.columns, memory)
+                tables = _parquet(file, self, memory)
             else:
-                tables = _text(file, kind, self.columns, memory)
+                tables = _text(file, kind, self, memory)
             for parts in tables:
                 where = str(file) if row == 1 else f"{file} from row {row} on"
                 chunk = _checked(parts, where, kind != ".parquet")
-                has = (chunk.ratings is not None, chunk.times is not None)
-                if with_ratings not in (None, has):
-                    raise DataError(f"{file}: expected the same columns as in {self.files[0]}.")
-                with_ratings = has
+                kinds = kinds or chunk.kinds
+                if chunk.kinds[:2] != kinds[:2]:
+                    raise DataError(f"{where}: expected the same columns as in {self.files[0]}.")
+                if chunk.kinds != kinds:
+                    raise DataError(
+                        f"{where}: expected times that are all seconds or all ISO 8601, found both."
+                    )
                 row += len(chunk.users)
                 yield chunk
-        if with_ratings is None:
+        if kinds is None:
             raise DataError(f"{self.name}: expected interactions, found a header and no rows.")
 
 
 def source(
     path: str | os.PathLike[str],
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     name: str | None = None,
+    rated: bool = True,
 ) -> Source:
     """What lies at a path: a ratings file, a folder with one, or a folder of parts of one.
 
@@ -115,8 +135,9 @@ def source(
 
     Args:
         path: a file or a folder.
-        columns: the header names of "user", "item", "rating" and "time".
+        columns: the header names of "user", "item", "rating" and "time"; None ignores a column.
         name: the dataset's name; by default the file's or folder's.
+        rated: whether ratings are asked for; they are not looked at otherwise.
 
     Raises:
         DataError: nothing there, or nothing of these kinds.
@@ -126,11 +147,10 @@ def source(
         raise DataError(f"{path}: no such file or folder.")
     files = _parts(path) if path.is_dir() else (path,)
     for file in files:
-        kind = _kind(file)
-        if kind in _BARE and columns:
-            raise DataError(f"{file}: this format has no header; leave columns out.")
+        if _kind(file) in _BARE:
+            require_no_names(columns, str(file))
     called = name or (path.name if path.is_dir() else plain_name(path.name))
-    return Source(called, files, dict(columns or {}))
+    return Source(called, files, dict(columns or {}), rated)
 
 
 def _parts(folder: Path) -> tuple[Path, ...]:
@@ -152,7 +172,7 @@ def _kind(file: Path) -> str:
         )
     kind = Path(plain).suffix
     if file.suffix == ".zip" and kind not in _KINDS:
-        with _readable(file), zipfile.ZipFile(file) as archive:
+        with readable(str(file)), zipfile.ZipFile(file) as archive:
             kind = Path(_member(file, archive)).suffix
     if kind not in _KINDS or (kind == ".parquet" and file.suffix != kind):
         raise DataError(
@@ -172,18 +192,6 @@ def _member(file: Path, archive: zipfile.ZipFile) -> str:
             "unpack it and name the one you mean."
         )
     return found[0]
-
-
-@contextlib.contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{file}: the compressed file is damaged or cut short ({error}); get it again."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error}).") from error
 
 
 @contextlib.contextmanager
@@ -219,29 +227,27 @@ class _Tabbed(io.RawIOBase):
         return data.replace(b"::", b"\t")
 
 
-def _text(
-    file: Path, kind: str, columns: Mapping[str, str], memory: int
-) -> Iterator[dict[str, pa.Array]]:
+def _text(file: Path, kind: str, found: Source, memory: int) -> Iterator[dict[str, pa.Array]]:
     """Chunks of a delimited file, by role, as text."""
     headed = kind in _HEADED
     delimiter = _HEADED.get(kind) or _BARE[kind]
-    with _readable(file):
+    with readable(str(file)):
         with _opened(file) as raw:
             start = raw.read(_LINE)
         if not start.strip():
             raise DataError(f"{file}: expected interactions, found an empty file.")
         if headed:
-            found = header(start, str(file), delimiter)
-            chosen = choose_columns(found, columns, str(file))
-            n_columns = len(found)
+            there = header(start, str(file), delimiter)
+            n_columns = len(there)
         else:
+            there = list(ROLES)
             n_columns = first_line(start).count(delimiter) + 1
             if n_columns != len(ROLES):
                 raise DataError(
                     f"{file}: expected 4 columns ({', '.join(ROLES)}), found {n_columns} in the "
                     f"first line {first_line(start)[:80]!r}."
                 )
-            chosen = {role: i for i, role in enumerate(ROLES)}
+        chosen = choose_columns(there, found.columns, str(file), rated=found.rated)
         names = [str(i) for i in range(n_columns)]
         with _opened(file) as raw:
             yield from _batches(
@@ -283,27 +289,28 @@ def _batches(
         ) from error
 
 
-def _parquet(file: Path, columns: Mapping[str, str], memory: int) -> Iterator[dict[str, pa.Array]]:
+def _parquet(file: Path, found: Source, memory: int) -> Iterator[dict[str, pa.Array]]:
     """Chunks of a Parquet file, by role; its row groups are read in parts."""
     try:
         with pq.ParquetFile(file, buffer_size=1 << 20) as table:
-            found = table.schema_arrow.names
-            chosen = choose_columns(found, columns, str(file))
-            wanted = [found[i] for i in chosen.values()]
+            there = table.schema_arrow.names
+            chosen = choose_columns(there, found.columns, str(file), rated=found.rated)
+            wanted = [there[i] for i in chosen.values()]
             for batch in table.iter_batches(max(memory // _ROW_BYTES, 1000), columns=wanted):
                 if batch.num_rows:
-                    yield {role: batch.column(found[i]) for role, i in chosen.items()}
+                    yield {role: batch.column(there[i]) for role, i in chosen.items()}
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: expected a Parquet file ({error}).") from error
 
 
 def _checked(parts: Mapping[str, pa.Array], where: str, is_text: bool) -> Chunk:
-    rating, time = parts.get("rating"), parts.get("time")
+    ratings, times = ratings_and_times(parts, where)
     return Chunk(
         where=where,
         users=as_ids(parts["user"], "user", where),
         items=as_ids(parts["item"], "item", where),
         is_text=is_text,
-        ratings=None if rating is None else as_numbers(rating, "rating", where),
-        times=None if time is None else as_numbers(time, "time", where),
+        ratings=ratings,
+        times=times,
+        dated=times is not None and is_dated(parts["time"]),
     )

@@ -175,6 +175,23 @@ def training(
     return row_offsets(client_of, n_clients), items[order]
 
 
+def padded(
+    offsets: np.ndarray, items: np.ndarray, valid: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """All interactions of clients, held-out ones first, int32 [U, longest + 2]; -1 pads.
+
+    Args:
+        offsets, items: int64 [U+1] and int32 [nnz], training items.
+        valid, test: int32 [U], held-out items, -1 for none.
+    """
+    lengths = np.diff(offsets)
+    rows = np.full((len(lengths), int(lengths.max(initial=0)) + 2), -1, np.int32)
+    rows[:, 0], rows[:, 1] = valid, test
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    rows[owner, 2 + np.arange(len(items)) - offsets[owner]] = items
+    return rows
+
+
 def _candidates(
     interactions: Interactions, test: np.ndarray, n_candidates: int, seed: int
 ) -> np.ndarray | None:

@@ -56,7 +56,7 @@ class Folder:
         return str(self._root)
 
     def names(self) -> list[str]:
-        with _readable(str(self._root)):
+        with readable(str(self._root)):
             names = (entry.name for entry in self._root.iterdir() if entry.is_file())
             return sorted(name for name in names if not name.startswith("."))
 
@@ -64,7 +64,7 @@ class Folder:
         return str(self._root.joinpath(name))
 
     def read(self, name: str) -> bytes:
-        with _readable(self.where(name)):
+        with readable(self.where(name)):
             return _decompress(name, self._root.joinpath(name).read_bytes(), self.where(name))
 
 
@@ -82,14 +82,14 @@ class Archive:
         return str(self._path)
 
     def names(self) -> list[str]:
-        with _readable(str(self._path)), zipfile.ZipFile(self._path) as archive:
+        with readable(str(self._path)), zipfile.ZipFile(self._path) as archive:
             return _members(archive)
 
     def where(self, name: str) -> str:
         return f"{self._path} ({name})"
 
     def read(self, name: str) -> bytes:
-        with _readable(self.where(name)), zipfile.ZipFile(self._path) as archive:
+        with readable(self.where(name)), zipfile.ZipFile(self._path) as archive:
             return _decompress(name, archive.read(name), self.where(name))
 
 
@@ -134,7 +134,7 @@ def _decompress(name: str, data: bytes, where: str) -> bytes:
 
 
 @contextmanager
-def _readable(where: str) -> Iterator[None]:
+def readable(where: str) -> Iterator[None]:
     """Turns every way in which reading and decompressing fail into a DataError."""
     try:
         yield

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +33,7 @@ from fedras_jax.data.split import (
     draw_unseen,
     generator_of,
     items_at,
+    padded,
     positions,
     training,
 )
@@ -109,13 +110,7 @@ class Store:
 
     def seen(self, clients: np.ndarray) -> np.ndarray:
         """All interactions of some clients, held-out ones first, int32 [n, h]; -1 pads."""
-        offsets, items = self.gather(clients)
-        lengths = np.diff(offsets)
-        seen = np.full((len(clients), int(lengths.max(initial=0)) + 2), -1, np.int32)
-        seen[:, 0], seen[:, 1] = self.valid[clients], self.test[clients]
-        owner = np.repeat(np.arange(len(clients)), lengths)
-        seen[owner, 2 + np.arange(len(items)) - offsets[owner]] = items
-        return seen
+        return padded(*self.gather(clients), self.valid[clients], self.test[clients])
 
     def candidates(self, clients: np.ndarray, n: int, seed: int) -> np.ndarray:
         """Items that some clients' test items are ranked against, as `leave_one_out` draws them.
@@ -163,6 +158,11 @@ class Store:
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether a folder claims to be a store; `open_store` says whether it is a whole one."""
     return (Path(path) / _META).is_file()
+
+
+def is_of_store(names: Iterable[str]) -> bool:
+    """Whether files have the names of those of a store."""
+    return {_META, *(f"{column}.npy" for column in _TYPES)} <= set(names)
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from fedras_jax.data.columns import as_ids, as_numbers, integers_if_canonical
+from fedras_jax.data.columns import as_ids, as_numbers, as_seconds, integers_if_canonical
 from fedras_jax.errors import DataError
 
 ROLES = ("user", "item", "rating", "time")
+
+# The header's name of a role's column; None: it is ignored.
+Columns = Mapping[str, str | None]
 
 # Header names that are recognised without `columns`, in order of preference; case, "_" and "-"
 # do not matter, and what follows a ":" (RecBole's types) is cut off.
@@ -31,8 +34,8 @@ class Events:
     Attributes:
         users: [n], int64 or text.
         items: [n], int64 or text.
-        ratings: [n], finite, or None where the file has none.
-        times: [n], finite, seconds, or None where the file has none.
+        ratings: [n], finite, or None where the file has none or they are not asked for.
+        times: [n], finite, seconds, or None where the file has none or they are ignored.
     """
 
     users: pa.Array
@@ -42,29 +45,39 @@ class Events:
 
 
 def headed_events(
-    data: bytes, where: str, delimiter: str, columns: Mapping[str, str] | None
+    data: bytes, where: str, delimiter: str, columns: Columns | None, *, rated: bool
 ) -> Events:
-    """Events from text whose first line names the columns.
+    """Events from text whose first line names the columns; with their ratings where `rated`.
 
     Raises:
         DataError: no header that can be used, ragged or missing rows, values that are no
             numbers where numbers belong.
     """
     found = header(data, where, delimiter)
-    chosen = choose_columns(found, columns, where)
+    chosen = choose_columns(found, columns, where, rated=rated)
     table = parse_text(
         data, where, delimiter, len(found), list(chosen.values()), skip_rows=1, quoted=True
     )
     return _events(dict(zip(chosen, table, strict=True)), where, text=True)
 
 
-def bare_events(data: bytes, where: str, delimiter: str, minimum: int = 4) -> Events:
+def bare_events(
+    data: bytes,
+    where: str,
+    delimiter: str,
+    columns: Columns | None,
+    *,
+    rated: bool,
+    minimum: int = 4,
+) -> Events:
     """Events from text without a header: user, item, then rating, then time.
 
     Args:
         data: the text.
         where: the file in messages.
         delimiter: what lies between two columns; "::" too.
+        columns: which are ignored: all names are None.
+        rated: whether ratings are asked for.
         minimum: how many of the four columns must be there.
 
     Raises:
@@ -79,11 +92,12 @@ def bare_events(data: bytes, where: str, delimiter: str, minimum: int = 4) -> Ev
             f"{where}: expected {minimum if minimum == 4 else f'{minimum} to 4'} columns "
             f"({', '.join(ROLES)}), found {n_columns} in the first line {first_line(data)!r}."
         )
-    table = parse_text(data, where, delimiter, n_columns, range(n_columns))
-    return _events(dict(zip(ROLES, table, strict=False)), where, text=True)
+    chosen = choose_columns(ROLES[:n_columns], columns, where, rated=rated)
+    table = parse_text(data, where, delimiter, n_columns, list(chosen.values()))
+    return _events(dict(zip(chosen, table, strict=True)), where, text=True)
 
 
-def parquet_events(data: bytes, where: str, columns: Mapping[str, str] | None) -> Events:
+def parquet_events(data: bytes, where: str, columns: Columns | None, *, rated: bool) -> Events:
     """Events from a Parquet file; its own types decide, text ids stay text.
 
     Raises:
@@ -92,7 +106,7 @@ def parquet_events(data: bytes, where: str, columns: Mapping[str, str] | None) -
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         found = file.schema_arrow.names
-        chosen = choose_columns(found, columns, where)
+        chosen = choose_columns(found, columns, where, rated=rated)
         table = file.read(columns=[found[i] for i in chosen.values()])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{where}: expected a Parquet file ({error}).") from error
@@ -157,13 +171,40 @@ def _events(parts: Mapping[str, pa.Array], where: str, *, text: bool) -> Events:
     users, items = as_ids(parts["user"], "user", where), as_ids(parts["item"], "item", where)
     if text:
         users, items = integers_if_canonical(users), integers_if_canonical(items)
-    rating, time = parts.get("rating"), parts.get("time")
-    return Events(
-        users=users,
-        items=items,
-        ratings=None if rating is None else as_numbers(rating, "rating", where),
-        times=None if time is None else as_numbers(time, "time", where),
-    )
+    ratings, times = ratings_and_times(parts, where)
+    return Events(users=users, items=items, ratings=ratings, times=times)
+
+
+def ratings_and_times(
+    parts: Mapping[str, pa.Array], where: str
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Checked ratings and seconds, [n] each; None for a role that is not there.
+
+    Raises:
+        DataError: values that are missing or are neither; says how to do without.
+    """
+    ratings: np.ndarray | None = None
+    times: np.ndarray | None = None
+    if "rating" in parts:
+        expected = "a finite number a row, or no min_rating, for which alone ratings are read"
+        ratings = as_numbers(parts["rating"], "rating", where, expected)
+    if "time" in parts:
+        expected = (
+            "seconds or an ISO 8601 time a row, or columns={'time': None}, for experiments.convert "
+            "--column=time=, which ignores them"
+        )
+        times = as_seconds(parts["time"], "time", where, expected)
+    return ratings, times
+
+
+def require_no_names(columns: Columns | None, where: str) -> None:
+    """Whether `columns` names none, as for a file without a header: it may ignore some.
+
+    Raises:
+        DataError: it names one.
+    """
+    if any(name is not None for name in (columns or {}).values()):
+        raise DataError(f"{where}: this format has no header; leave columns out.")
 
 
 def header(data: bytes, where: str, delimiter: str) -> list[str]:
@@ -186,9 +227,16 @@ def first_line(data: bytes) -> str:
 
 
 def choose_columns(
-    found: Sequence[str], columns: Mapping[str, str] | None, where: str
+    found: Sequence[str], columns: Columns | None, where: str, *, rated: bool
 ) -> dict[str, int]:
-    """The position of each role's column; roles that are neither named nor found are left out."""
+    """The position of each role's column that is to be read.
+
+    Roles that are neither named nor found, or are ignored, are left out, and so are ratings where
+    `rated` says that none are asked for.
+
+    Raises:
+        DataError: a name that is not there, or no column of users or of items.
+    """
     columns = columns or {}
     if unknown := sorted(set(columns) - set(ROLES)):
         raise DataError(
@@ -200,6 +248,8 @@ def choose_columns(
     for role in ROLES:
         if role in columns:
             wanted = columns[role]
+            if wanted is None:
+                continue
             if wanted not in found and wanted not in bare:
                 raise DataError(
                     f"{where}: expected the {role} column {wanted!r}, found the columns "
@@ -216,4 +266,6 @@ def choose_columns(
                 f"{where}: expected a column of {role}s ({', '.join(GUESSES[role])}), found the "
                 f"columns {', '.join(found)}; name yours with columns={{'{role}': ...}}."
             )
+    if not rated:
+        chosen.pop("rating", None)
     return chosen

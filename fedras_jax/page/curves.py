@@ -53,15 +53,19 @@ def _points(log: Columns, rounds: np.ndarray) -> dict[str, np.ndarray]:
     down = np.cumsum(log["down_bytes"] / clients)
     clock = log.get("clock_s", np.zeros(len(clients)))
     starts = np.concatenate([[0], at[:-1] + 1])
-    lengths = at + 1 - starts
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        # The last stretch would go on to the end of the log, beyond the last point.
+        return np.add.reduceat(values[: at[-1] + 1], starts) / (at + 1 - starts)
+
     return {
         "rounds": rounds.astype(float),
         "up": up[at],
         "total": (up + down)[at],
         "hours": np.nan_to_num(clock[at]) / 3600,
         **{metric: log[metric][at] for metric in METRICS},
-        "loss": np.add.reduceat(log["loss"], starts)[: len(at)] / lengths,
-        "n_actions": np.add.reduceat(log["n_actions"], starts)[: len(at)] / lengths,
+        "loss": mean(log["loss"]),
+        "n_actions": mean(log["n_actions"]),
     }
 
 

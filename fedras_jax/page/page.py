@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedras_jax import network, pareto, timing
+from fedras_jax import network, pareto, report, timing
 from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.page import cells, clients, commands, compare, curves, figures
 from fedras_jax.page.collect import METRICS, Arm, Group, Study, told
@@ -208,17 +208,22 @@ def _sentence(group: Group) -> str:
         None if cohort is None else f"{cohort or 'all'} clients a round",
         word("codec", "codec {}"),
         word("profile", "profile {}"),
-        _ranked(common.get("candidates")),
+        _ranked(group),
     ]
     sizes = {r.ranks.size for arm in group.arms for r in arm.runs if r.ranks is not None}
     parts.insert(0, " or ".join(f"{n:,} clients" for n in sorted(sizes)) or None)
     return ", ".join(part for part in parts if part) + "."
 
 
-def _ranked(candidates: int | None) -> str | None:
+def _ranked(group: Group) -> str | None:
+    candidates = group.common.get("candidates")
     if candidates is None:
         return None
-    return f"held-out item ranked among {candidates or 'all unseen'} items"
+    names = ("candidates_mean", "candidates_least")  # the same in all runs on the same data
+    rows = [run.row for arm in group.arms for run in arm.runs]
+    numbers = [{name: row.get(f"clients.{name}") for name in names} for row in rows]
+    known = next((each for each in numbers if None not in each.values()), {})
+    return f"held-out item ranked among {report.ranked_among(candidates, known)}"
 
 
 def _state(arm: Arm) -> str | None:

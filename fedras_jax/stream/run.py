@@ -19,7 +19,7 @@ from fedras_jax.data import Split
 from fedras_jax.data.store import Store, open_store
 from fedras_jax.errors import SpecError
 from fedras_jax.options import Options
-from fedras_jax.run import claim, environment, one_experiment, record_of, short_clients
+from fedras_jax.run import about_clients, claim, environment, one_experiment, record_of, warn_of_few
 from fedras_jax.spec import Spec
 from fedras_jax.stream import private
 from fedras_jax.stream.budget import Plan, plan
@@ -92,7 +92,7 @@ def stream(
       DivergedError: training left the finite numbers; rounds until then have been written.
       StoppedError: `stop` said so; what was done has been saved, unless private state is on disk.
     """
-    how = Options(**options)
+    how = Options.of(options, stream)
     asked: dict[str, Any] = {
         "memory": memory,
         "rounds_at_once": rounds_at_once,
@@ -125,6 +125,7 @@ def _stream(
         return store, split, assembly.assemble(spec, split)[1]
 
     store, split, algorithm = hosts.together(ready)
+    warn_of_few(spec, split)
     arguments = assembly.arguments(spec, store.n_clients)
     if isinstance(arguments.profile, Trace):
         raise SpecError(
@@ -171,11 +172,7 @@ def _stream(
         run = _Run(spec, store, sizes, programs, segments, book, how, evaluate_clients)
         times = drive(run, run.begin(algorithm, folder), how, started)
         more: dict[str, Any] = dict(
-            clients={
-                "total": store.n_clients,
-                "not_evaluated": int((book.ranks == evaluate.NOT_EVALUATED).sum()),
-                "short_of_negatives": short_clients(spec, split),
-            },
+            clients=about_clients(spec, split, book.ranks),
             speed={
                 "clients_per_s": record.clients_in(book.rows) / max(book.trained_s, 1e-9),
                 "runs": 1,

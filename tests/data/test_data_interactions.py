@@ -119,7 +119,47 @@ def test_arrow_columns_are_taken_too():
     assert found.times.tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2020-01-01 00:00:10", "2020-01-01T00:00:05.250", "2019-12-31 23:59"],
+        ["2020-01-01 01:00:10+01:00", "2020-01-01T00:00:05.2500000001Z", "2019-12-31 23:59"],
+        np.array(["2020-01-01T00:00:10", "2020-01-01T00:00:05", "2019-12-31T23:59"], "M8[ns]"),
+        pa.array([1577836810, 1577836805, 1577836740], pa.timestamp("s", "Asia/Tokyo")),
+    ],
+)
+def test_dates_are_seconds_in_utc(times):
+    found = build([1, 1, 1], [30, 20, 10], times=times, name="toy")
+    assert found.times is not None
+    assert found.times.tolist() == [1577836740, 1577836805, 1577836810]
+    assert found.history(0).tolist() == [0, 1, 2]
+
+
+def test_days_are_times():
+    for days in (["2020-01-02", "1969-12-31"], np.array(["2020-01-02", "1969-12-31"], "M8[D]")):
+        found = build([1, 1], [1, 2], times=days, name="toy")
+        assert found.times is not None
+        assert found.times.tolist() == [-86400, 1577923200]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (["2020-01-01", "3", "2020-01-01"], "1 of 3 time values are not ISO 8601 times, the first"),
+        (["2020-01-01", "3", "3"], "1 of 3 time values are not numbers, the first in row 1"),
+        (["2020-01-01", "2020-13-01", "2020-01-01"], "1 of 3 time values are not ISO 8601 times"),
+        (["2020-01-01", "2020-02-30", "2020-01-01"], "some time values are not ISO 8601 times"),
+        (["01/02/2020", "5", "6"], "1 of 3 time values are not numbers, the first in row 1"),
+        (["2020-01-01", None, "2020-01-01"], "1 of 3 time values are missing"),
+    ],
+)
+def test_dates_that_are_none(times, message: str):
+    fails(message, [1, 2, 3], [1, 2, 3], times=pa.array(times))
+    fails("or no times at all", [1, 2, 3], [1, 2, 3], times=pa.array(times))
+
+
 def test_columns_of_different_lengths():
+    fails("found {'user': 1, 'item': 1, 'rating': 2}", [1], [1], [1, 2])
     fails("toy: expected columns of one length, found {'user': 2, 'item': 1}", [1, 2], [1])
 
 
@@ -138,7 +178,8 @@ def test_no_rows():
     ],
 )
 def test_ratings_that_are_no_numbers(ratings, message: str):
-    fails(message, [1, 2, 3], [1, 2, 3], ratings)
+    fails(message, [1, 2, 3], [1, 2, 3], ratings, min_rating=1)
+    assert build([1, 2, 3], [1, 2, 3], ratings, name="toy").n_interactions == 3
     fails(message.replace("rating", "time"), [1, 2, 3], [1, 2, 3], times=ratings)
 
 

@@ -93,6 +93,11 @@ def test_a_missing_file_is_named(triple, lost: str):
     fails(folder, str(folder), f"in one folder, {lost} is missing")
 
 
+def test_ratings_do_not_count_and_times_may_be_ignored(triple):
+    folder = triple(test="0\t2\tx\ty\n1\t4\t1\t1\n", negative="(0,2)\t3\n(1,4)\t5\n")
+    assert read(folder, columns={"time": None}).times is None
+
+
 def test_filters_and_columns_are_refused(triple):
     folder = triple()
     fails(folder, "brings its own split, which filters would break", min_rating=4)
@@ -106,7 +111,7 @@ def test_filters_and_columns_are_refused(triple):
         ({"train": "0\n"}, ("X.train.rating", "expected 2 to 4 columns", "found 1")),
         ({"train": TRAIN + "3"}, ("X.train.rating", "expected 2 columns in every row")),
         ({"train": ""}, ("X.train.rating", "found an empty file")),
-        ({"test": "0\t2\tx\t1\n"}, ("X.test.rating", "1 of 1 rating values are not numbers")),
+        ({"test": "0\t2\t1\tx\n"}, ("X.test.rating", "1 of 1 time values are not numbers")),
         ({"test": TEST + "1\t4\t1\t1\n"}, ("one line a user in test.rating, user 1 has several",)),
         ({"test": "0\t2\t5\t9\n"}, ("1 differ, the first for user 1",)),
         (

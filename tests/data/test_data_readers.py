@@ -97,6 +97,31 @@ def test_columns_may_override_a_guess(store):
     assert read(path, columns={"rating": "stars"}, min_rating=5).n_interactions == 1
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_columns_may_be_ignored(store, name: str):
+    path = store(name, FILES[name].replace("200", "late"))
+    fails(path, "1 of 5 time values are not numbers", "columns={'time': None}", "--column=time=")
+    found = read(path, columns={"time": None}, min_rating=3)
+    assert found.times is None
+    assert found.history(0).tolist() == [0, 1, 2]
+    without = {"rating": None, "time": None}
+    fails(path, "min_rating=3 needs ratings", columns=without, min_rating=3)
+    fails(path, "expected a column of users", columns={"user": None})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_dates(store, name: str):
+    dated = re.sub(
+        r"\b(50|60|\d00)\b", lambda m: f"1970-01-01 00:00:{int(m[0]) // 10}", FILES[name]
+    )
+    found = read(store(name, dated), columns={"time": None})
+    assert found.times is None
+    dated = dated.replace("00:00:5", "00:00:05").replace("00:00:6", "00:00:06")
+    found = read(store(name, dated))
+    assert found.times is not None
+    assert found.times.tolist() == [10, 20, 30, 5, 6]
+
+
 def test_recbole_columns_by_their_name_with_or_without_the_type(store):
     path = store("toy.inter", "u:token\ti:token\n1\t2\n")
     assert read(path, columns={"user": "u", "item": "i:token"}).n_interactions == 1
@@ -280,10 +305,14 @@ def test_wrong_columns(store, name: str, content: str, message: str):
 
 @pytest.mark.parametrize("name", FILES)
 def test_ratings_that_are_no_numbers(store, name: str):
-    content = re.sub(r"3\.5", "good", FILES[name])
-    fails(store(name, content), name, "1 of 5 rating values are not numbers, the first in row 1")
-    content = re.sub(r"3\.5", "nan", FILES[name])
-    fails(store(name, content), name, "1 of 5 rating values are not finite, the first in row 1")
+    for odd, message in (
+        ("good", "1 of 5 rating values are not numbers, the first in row 1"),
+        ("", "1 of 5 rating values are not numbers, the first in row 1 ('')"),
+        ("nan", "1 of 5 rating values are not finite, the first in row 1"),
+    ):
+        path = store(name, re.sub(r"3\.5", odd, FILES[name]))
+        fails(path, name, message, "or no min_rating", min_rating=1)
+        check(read(path))  # which nobody asked for
 
 
 def test_missing_ids_and_times(store):

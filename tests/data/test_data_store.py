@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedras_jax.data import leave_one_out, read, synthetic
+from fedras_jax.data import leave_one_out, load, read, synthetic
 from fedras_jax.data import store as stores
 from fedras_jax.data.convert import convert
 from fedras_jax.data.store import open_store, write_split
@@ -101,6 +101,43 @@ def test_compressed_text_without_times_or_validation(tmp_path, store):
     assert found.made["validation"] is False
 
 
+@pytest.mark.parametrize("write", [write_csv, write_dat, write_parts])
+@pytest.mark.parametrize("unit", ["D", "ms"])
+def test_dates_and_ratings_that_nobody_asks_for(tmp_path, write, unit):
+    user, item, _, time = table()
+    days = time.astype("M8[s]").astype(f"M8[{unit}]") + time * np.timedelta64(1, "D").astype("m8")
+    rating = np.where(user % 2 == 0, np.nan, 3.0)
+    if write is not write_parts:
+        days = np.char.replace(days.astype(str), "T", " ")
+        rating = np.where(np.isnan(rating), "", "3")
+    name = {write_csv: "r.csv", write_dat: "r.dat", write_parts: "parts"}[write]
+    path = write(tmp_path / name, (user, item, rating, days))
+    found = convert(path, tmp_path / "s", memory=LITTLE)
+    assert_same(found, read(write_csv(tmp_path / "days.csv", (user, item, rating, time))))
+    for file in sorted(path.iterdir())[:1] if path.is_dir() else (path,):
+        with pytest.raises(DataError, match=r"rating values are not (numbers|finite)"):
+            convert(file, tmp_path / "no", min_rating=1)
+        convert(file, tmp_path / "sides", columns={"rating": None, "time": None})
+        assert read(file, columns={"time": None}).times is None
+
+
+def test_times_are_of_one_kind_in_all_chunks(tmp_path):
+    user, item, rating, time = table(20_000)
+    day = np.datetime64("2020-01-01").astype(object)
+    columns = (user, item, rating, [*time[:-1], day])
+    path = write_csv(tmp_path / "r.csv", [np.asarray(c, object) for c in columns])
+    with pytest.raises(DataError, match="time values are not numbers"):
+        read(path)
+    with pytest.raises(DataError, match="time values are not numbers"):
+        convert(path, tmp_path / "s", memory=1e-2)
+    parts = write_parts(tmp_path / "parts", (user, item, rating, time))
+    second = pq.read_table(parts / "part-1.parquet")
+    dated = second.set_column(3, "timestamp", second["timestamp"].cast(pa.timestamp("s")))
+    pq.write_table(dated, parts / "part-1.parquet")
+    with pytest.raises(DataError, match=r"part-1.parquet: expected times that are all seconds or"):
+        convert(parts, tmp_path / "s")
+
+
 @pytest.mark.parametrize("odd", ["007", "nine"])
 def test_ids_are_integers_only_if_all_of_them_are(tmp_path, odd):
     user, item, rating, time = table(20_000)  # several chunks of 64 KiB, the odd one last
@@ -176,6 +213,12 @@ def edited(whole, tmp_path, **changes):
 def test_another_format_or_version_is_refused(whole, tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         open_store(edited(whole, tmp_path, **changes))
+
+
+def test_a_store_is_no_ratings(whole, tmp_path):
+    for wrong in (read, load, lambda path: convert(path, tmp_path / "s")):
+        with pytest.raises(DataError, match=r"this is a store: experiments\.stream"):
+            wrong(whole)
 
 
 def test_foreign_folders_are_refused(tmp_path, whole):
@@ -304,12 +347,22 @@ def test_a_file_cut_short_is_refused(tmp_path, store):
     packed.write_bytes(packed.read_bytes()[:-50])
     with pytest.raises(DataError, match="damaged or cut short"):
         convert(packed, tmp_path / "s")
+    locked = store("locked.csv.zip", text)
+    data = locked.read_bytes()
+    # The flag of encryption, in both headers: as far as anyone sees without the password.
+    for header, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        where = data.index(header) + at
+        data = data[:where] + bytes([data[where] | 1]) + data[where + 1 :]
+    locked.write_bytes(data)
+    for use in (read, lambda path: convert(path, tmp_path / "s")):
+        with pytest.raises(DataError, match=r"locked\.csv\.zip.* cannot be read .*encrypted"):
+            use(locked)
     ragged = store("ragged.csv", text + "1,2\n")
     with pytest.raises(DataError, match="expected 4 columns in every row"):
         convert(ragged, tmp_path / "s")
     late = store("late.csv", text + "1,2,x,4\n")
     with pytest.raises(DataError, match="rating values are not numbers"):
-        convert(late, tmp_path / "s")
+        convert(late, tmp_path / "s", min_rating=1)
     half = tmp_path / "half.parquet"
     half.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match="expected a Parquet file"):

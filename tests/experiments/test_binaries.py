@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from fedras_jax.data.store import open_store
+
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--dataset=synthetic:40x60x8",
@@ -276,3 +278,22 @@ def test_a_store_is_made_and_streamed(tmp_path):
     assert "private state (0.000 GiB) on disk" in done.stderr
     assert json.loads(done.stdout) == json.loads((tmp_path / "r/summary.json").read_text())
     assert pq.read_table(tmp_path / "r/ranks.parquet")["drawn"].to_pylist() == [1] * 40
+
+
+def test_the_default_dataset_can_be_converted(tmp_path):
+    made = call("convert", f"--store={tmp_path}/s", "--noprogress")
+    assert made.returncode == 0, made.stderr
+    assert "671 clients, 9,066 items" in made.stdout
+    assert open_store(tmp_path / "s").name == "ml-latest-small-2016"
+
+
+def test_columns_are_named_and_ignored_when_converting(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("1,item,rating,time\n7,8,,yesterday\n7,9,,\n")
+    flags = ("convert", f"--dataset={path}", f"--store={tmp_path}/s", "--column=user=1")
+    refused = call(*flags, "--noprogress")
+    assert refused.returncode == 2
+    assert "time values are not numbers" in refused.stderr
+    made = call(*flags, "--column=time=", "--noprogress")
+    assert made.returncode == 0, made.stderr
+    assert open_store(tmp_path / "s").client_ids.tolist() == [7]

@@ -89,6 +89,16 @@ def test_a_dataset_without_titles_says_so(tmp_path, call):
     assert out.rstrip().endswith("unseen items")
 
 
+def test_drawn_items_are_as_many_as_there_are(tmp_path, call):
+    mesh = cohort.client_mesh(1)
+    spec = SPEC.replace(dataset="synthetic:40x60x8")
+    done = fedras_jax.run(spec, workdir=tmp_path / "r", mesh=mesh, checkpoint_every=500)
+    drawn = int((done.split.candidates[7] >= 0).sum())
+    assert drawn < 60
+    _, out, _ = call(tmp_path / "r", "--client=7")
+    assert out.rstrip().endswith(f"the run's metrics rank it among {drawn} drawn ones")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
