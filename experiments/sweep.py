@@ -25,7 +25,7 @@ absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 
 FILE = absl_flags.DEFINE_string("file", None, "Sweep file, YAML or JSON.")
 AXIS = absl_flags.DEFINE_multi_string(
-    "axis", [], "FIELD=[VALUE,...]: an axis of a grid, on top of the file's. Repeatable."
+    "axis", [], "FIELD=[VALUE,...]: an axis of a grid, on top of the file's, as YAML. Repeatable."
 )
 DRY_RUN = absl_flags.DEFINE_bool("dry_run", False, "Show the plan, and run nothing.")
 SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, for job arrays.")
@@ -100,16 +100,16 @@ def _grid() -> list[axes.Block]:
     """What `--axis` says.
 
     Raises:
-      SpecError: an axis without values.
+      SpecError: an axis without values, or with values that are no list in Python or YAML.
     """
     found: dict[str, Any] = {}
     for entry in AXIS.value:
-        name, equals, _ = entry.partition("=")
-        if not equals:
+        name, equals, text = entry.partition("=")
+        if not equals or not name:
             raise SpecError(f"--axis={entry}: expected FIELD=[VALUE,...]")
         if name in found:
             raise SpecError(f"--axis={entry}: {name} is there twice")
-        found |= flags.parse_args("axis", [entry])
+        found[name] = axes.parse(name, text)
     return [{"grid": found}] if found else []
 
 
