@@ -74,7 +74,10 @@ for _name, (_define, _help) in _SPEC_FLAGS.items():
     _define(_name, getattr(_DEFAULT, _name), _help)
 
 # Fields of arguments have repeatable flags: --codec_arg=k=16 for `codec_args`.
-_ARGS = ("model", "codec", "budget", "profile", "arrival", "downlink", "sampler")
+_ARGS = (
+    *("model", "codec", "budget", "profile", "arrival", "downlink", "sampler"),
+    *("reducer", "client_optimizer", "server_optimizer"),
+)
 for _name in _ARGS:
     flags.DEFINE_multi_string(f"{_name}_arg", [], f"NAME=VALUE for the {_name}; repeatable.")
 
@@ -88,6 +91,12 @@ PSEUDO_ROWS = flags.DEFINE_enum(
     "Rows of pseudo-items: like the client's own (the default), or zeros.",
 )
 CLIP_NORM = flags.DEFINE_float("clip_norm", None, "Clip every update to this L2 norm.")
+TRANSFORMS = flags.DEFINE_multi_string(
+    "transform",
+    [],
+    "NAME or NAME:ARGUMENT=VALUE,...: a change of every update before the codec, after those of "
+    "--clip_norm and --pseudo_items; repeatable.",
+)
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where your own or downloaded datasets lie.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Results folder; nothing is written without one.")
@@ -147,6 +156,9 @@ def spec_from_flags(base: Mapping[str, Any] | None = None) -> Spec:
         if PSEUDO_ITEMS.value is None:
             raise SpecError("--pseudo_rows needs --pseudo_items, the share of them")
         asked[-1]["rows"] = PSEUDO_ROWS.value
+    for text in TRANSFORMS.value:
+        name, _, args = text.partition(":")
+        asked.append({"name": name, **parse_args("transform", split_args(args))})
     values["transforms"] = tuple(asked or given.pop("transforms", ()))
     return Spec.from_json({**given, **values})
 
