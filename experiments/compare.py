@@ -31,6 +31,7 @@ DEFAULT = ("dense", "actions:k=16", "directional:k=16")
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        arms.refuse()
         base = flags.spec_from_flags()
         specs = {arm: arms.parse(base, arm) for arm in arms.ARM.value or DEFAULT}
         seeds = arms.seeds(base.seed)

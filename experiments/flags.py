@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -175,6 +175,42 @@ def options_from_flags(**more: Any) -> dict[str, Any]:
         "checkpoint_every": CHECKPOINT_EVERY.value,
         **more,
     }
+
+
+def of_field(name: str) -> tuple[str, ...]:
+    """The flags that set a field of the Spec, none where it has none."""
+    if name == "transforms":
+        return ("clip_norm", "pseudo_items", "pseudo_rows", "transform")
+    flag = name.removesuffix("s") if name.endswith("_args") else name
+    return (flag,) if flag in flags.FLAGS else ()
+
+
+def refuse(names: Iterable[str], instead: str) -> None:
+    """Refuse flags that were given, in a call in which they have no effect.
+
+    Args:
+      names: of such flags.
+      instead: the way out.
+
+    Raises:
+      SpecError: names those that were given.
+    """
+    given = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    if given:
+        verb = "has" if len(given) == 1 else "have"
+        raise SpecError(f"{', '.join(given)} {verb} no effect here: {instead}")
+
+
+def refuse_all_but(*names: str) -> None:
+    """Refuse this module's flags, but for some, in a binary that runs no experiment.
+
+    Raises:
+      SpecError: names those that were given.
+    """
+    mine = (flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__))
+    told = ", ".join(f"--{name}" for name in names)
+    instead = f"of an experiment's flags {told} have" if names else "no experiment is run"
+    refuse((name for name in mine if name not in names), instead)
 
 
 def stop_when_told() -> Callable[[], bool]:

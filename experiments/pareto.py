@@ -47,6 +47,13 @@ WALL_TIME = "wall_time.csv"
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        arms.refuse()
+        flags.refuse(["checkpoint_every"], "what is done is kept a run at a time")
+        flags.refuse(["log_clients"], "no table here looks at single clients")
+        if arms.ARM.value:
+            flags.refuse(["grid"], "--arm names the arms")
+        if not TUNE.value:
+            flags.refuse(["lrs"], "they are for --tune")
         base = flags.spec_from_flags()
         names = arms.ARM.value or grids.GRIDS[GRID.value]
         specs = {arm: arms.parse(base, arm) for arm in dict.fromkeys([BASELINE, *names])}

@@ -33,6 +33,7 @@ _ROLES = {
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         logging.getLogger("jax").setLevel(logging.WARNING)
+        flags.refuse_all_but("workdir", "data_dir")
         workdir = _workdir(argv)
         if CLIENT.value is None:
             raise SpecError("--client is needed: the id of a client in the dataset, as in 17")

@@ -58,10 +58,8 @@ def main(argv: list[str]) -> None:
             raise SpecError("no axes: give --file or --axis=FIELD=[VALUE,...]")
         if flags.WORKDIR.value is None:
             raise SpecError("--workdir is needed: a sweep is too long to be lost")
-        for name in _varied(blocks):
-            if name in absl_flags.FLAGS and absl_flags.FLAGS[name].present:
-                raise SpecError(f"--{name} is given, but {name} is an axis: leave one of them out")
         specs = axes.expand(flags.spec_from_flags(base), blocks)
+        _refuse(blocks)
         flags.start_devices()
         options = Options(
             **flags.options_from_flags(
@@ -94,6 +92,32 @@ def main(argv: list[str]) -> None:
             print(report.render(*_table(results.load(there).to_pylist(), blocks)))
         if failed:
             raise ResultsError("failed, and the rest is kept: " + "; ".join(failed))
+
+
+# Flags of engines, by those that look at them.
+_ENGINES: dict[str, tuple[str, ...]] = {
+    "local": (),
+    "ray": ("ray_address", "cpus", "gpus"),
+    "slurm": ("slurm_arg", "cpus", "gpus"),
+}
+
+
+def _refuse(blocks: list[axes.Block]) -> None:
+    """Refuse flags that axes or the engine leave without effect.
+
+    Raises:
+      SpecError: one of them is given.
+    """
+    for axis in _varied(blocks):
+        name, _, entry = axis.partition(".")
+        given = flags.of_field(name)
+        if entry and given:
+            entries: Any = absl_flags.FLAGS[given[0]].value
+            given = given if entry in flags.parse_args(given[0], entries) else ()
+        flags.refuse(given, f"{axis} is an axis, leave one of them out")
+    every = dict.fromkeys(name for names in _ENGINES.values() for name in names)
+    others = (name for name in every if name not in _ENGINES[ENGINE.value])
+    flags.refuse(others, f"--engine={ENGINE.value} does without")
 
 
 def _grid() -> list[axes.Block]:

@@ -1,29 +1,47 @@
-"""What flags make of an experiment."""
+"""What flags make of an experiment, and which a binary refuses."""
+
+import contextlib
+import importlib
+import re
+import sys
+from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
+from absl.testing import flagsaver
 
-from experiments import flags
+from experiments import arms, distributed, flags, spreading  # noqa: F401
 from fedras_jax import registry, transforms
 from fedras_jax.errors import SpecError
+
+ROOT = Path(__file__).parents[2]
+FLAGFILES = sorted((ROOT / "experiments/configs").glob("*.flags"))
+
+
+@contextlib.contextmanager
+def binary(name):
+    """A binary with its flags, which are gone afterwards: others have flags of the same names."""
+    module = f"experiments.{name}"
+    there = module in sys.modules
+    with flagsaver.flagsaver():
+        try:
+            yield importlib.import_module(module)
+        finally:
+            if not there:
+                sys.modules.pop(module, None)
 
 
 @pytest.fixture
 def spec_of():
     """Parses flags, in this process, and returns the Spec that they describe."""
-    values = absl_flags.FLAGS
-    saved = {name: values[name].value for name in values}
 
     def parse(*arguments):
-        values.unparse_flags()
-        values(["run", *arguments])
+        absl_flags.FLAGS.unparse_flags()
+        absl_flags.FLAGS(["run", *arguments])
         return flags.spec_from_flags()
 
-    yield parse
-    values.unparse_flags()
-    for name, value in saved.items():
-        values[name].value = value
-        values[name].present = 0
+    with flagsaver.flagsaver():
+        yield parse
 
 
 def test_reducers_and_optimizers_take_arguments(spec_of):
@@ -66,3 +84,71 @@ def test_transforms_come_after_those_with_flags_of_their_own(spec_of):
 def test_mistakes_in_a_transform(spec_of, text, message):
     with pytest.raises(SpecError, match=message):
         spec_of(f"--transform={text}")
+
+
+REFUSED = [
+    ("compare", "--codec=svd", "--codec has no effect here: arms name codecs"),
+    ("compare", "--codec_arg=rank=99 --codec=svd", "--codec, --codec_arg have no effect here"),
+    ("compare", "--seed=1 --seeds=0,1", "--seed has no effect here: --seeds names all of them"),
+    ("pareto", "--codec=svd", "arms name codecs, as in --arm=actions:k=16"),
+    ("pareto", "--checkpoint_every=50", "--checkpoint_every has no effect here"),
+    ("pareto", "--log_clients", "--log_clients has no effect here"),
+    ("pareto", "--arm=rows --grid=full", "--grid has no effect here: --arm names the arms"),
+    ("pareto", "--lrs=0.5", "--lrs has no effect here: they are for --tune"),
+    ("heterogeneity", "--codec=svd", "--codec has no effect here"),
+    ("heterogeneity", "--checkpoint_every=50", "--checkpoint_every has no effect here"),
+    ("heterogeneity", "--nolog_clients", "clients are logged in any case"),
+    ("heterogeneity", "--profile=mobile", "scenarios name profiles, as in --scenario=mobile"),
+    ("inference", "--codec=svd", "--codec has no effect here"),
+    ("inference", "--budget=fixed", "payloads hold as many actions as codecs do"),
+    ("inference", "--tensorboard", "--tensorboard has no effect here: nothing is kept of the run"),
+    ("inference", "--seeds=0,1", "--seeds has no effect here: one run is attacked"),
+    (
+        "convert",
+        "--store=s --rounds=3 --codec_arg=k=3",
+        "--rounds, --codec_arg have no effect here: of an experiment's flags --dataset, "
+        "--min_rating, --k_core, --validation, --data_seed, --data_dir, --progress have",
+    ),
+    ("recommend", "--client=1 --codec=rows", "of an experiment's flags --workdir, --data_dir have"),
+    ("report", "--workdir=w", "--workdir has no effect here: no experiment is run"),
+    ("sweep", "--axis=seed=[0] --seed=1", "--seed has no effect here: seed is an axis"),
+    ("sweep", "--axis=codec_args.k=[4] --codec_arg=k=2", "codec_args.k is an axis, leave one of"),
+    ("sweep", "--axis=transforms=[[]] --clip_norm=2", "--clip_norm has no effect here"),
+    ("sweep", "--axis=seed=[0] --cpus=2", "--cpus has no effect here: --engine=local does without"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "message"), REFUSED)
+def test_flags_without_effect_are_refused(name, given, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.flags.start_devices", lambda: pytest.fail("not refused"))
+    needed = ("--workdir=w",) if name == "sweep" else ()
+    with binary(name) as found, pytest.raises(SystemExit) as end:
+        found.main(absl_flags.FLAGS([name, *given.split(), *needed]))
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message in told
+    assert len(told.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_entry_of_arguments_beside_an_axis_is_none_of_its_values(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("experiments.flags.start_devices", lambda: None)
+    monkeypatch.setattr("experiments.flags.stop_when_told", lambda: lambda: False)
+    given = ("--axis=codec_args.k=[4]", "--codec_arg=dtype=float16", "--dataset=synthetic:99x60x8")
+    with binary("sweep") as sweep:
+        sweep.main(absl_flags.FLAGS(["sweep", *given, f"--workdir={tmp_path}/w", "--dry_run"]))
+    assert "'dtype': 'float16', 'k': 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+def test_a_flagfile_is_not_refused(path, capsys, monkeypatch):
+    def start():
+        raise SpecError("started")
+
+    monkeypatch.setattr("experiments.flags.start_devices", start)
+    calls = f"{path.read_text()} {(ROOT / 'Makefile').read_text()}"
+    name = re.search(rf"experiments.(\w+) --flagfile=\S*{path.name}", calls)[1]
+    with binary(name) as found, pytest.raises(SystemExit):
+        found.main(absl_flags.FLAGS([name, f"--flagfile={path}"]))
+    assert re.match("error: (started|--workdir is needed)", capsys.readouterr().err)
