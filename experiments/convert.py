@@ -33,6 +33,9 @@ COLUMNS = absl_flags.DEFINE_multi_string(
 # Of an experiment, those that a store is made by.
 FLAGS = ("dataset", "min_rating", "k_core", "validation", "data_seed")
 
+for _flag in (*FLAGS, "data_dir", "progress"):  # so that --help shows them
+    absl_flags.declare_key_flag(_flag)
+
 
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():

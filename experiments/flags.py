@@ -19,11 +19,13 @@ from typing import Any
 from absl import flags
 
 from experiments import compiled
-from fedras_jax import hosts
+from fedras_jax import hosts, registry
 from fedras_jax.errors import FedrasError, LostError, SpecError, StoppedError
 from fedras_jax.spec import Spec
 
 _DEFAULT = Spec()
+
+flags.adopt_module_key_flags(compiled)  # so that --help shows them
 
 # Spec field -> (flag definition, help).
 _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
@@ -39,7 +41,7 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
     "model": (flags.DEFINE_string, "Recommender."),
     "dim": (flags.DEFINE_integer, "Embedding width D."),
     "rounds": (flags.DEFINE_integer, "Rounds."),
-    "sampler": (flags.DEFINE_string, "Who takes part: fixed_size or poisson."),
+    "sampler": (flags.DEFINE_string, "Who takes part."),
     "cohort_size": (flags.DEFINE_integer, "Clients a round; 0: all."),
     "local_epochs": (flags.DEFINE_integer, "Passes over a client's examples."),
     "batch_size": (flags.DEFINE_integer, "Examples a minibatch."),
@@ -51,11 +53,11 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
     "feedback_rows": (flags.DEFINE_integer, "Rows of the codec's loss a client remembers."),
     "feedback_gib": (flags.DEFINE_float, "Memory that all clients' feedback may take, GiB."),
     "budget": (flags.DEFINE_string, "How many actions each client may send."),
-    "profile": (flags.DEFINE_string, "Devices and networks: a preset, or a table's path."),
+    "profile": (flags.DEFINE_string, "Devices and networks, a file's path or a preset."),
     "arrival": (flags.DEFINE_string, "When a round ends, and whose payload counts."),
     "encode_work": (flags.DEFINE_float, "Examples that encoding a row with an action counts as."),
     "flight_gib": (flags.DEFINE_float, "Memory that payloads in flight may take on a device, GiB."),
-    "downlink": (flags.DEFINE_string, "What the server sends; dense: the whole table."),
+    "downlink": (flags.DEFINE_string, "What the server sends, with dense the whole table."),
     "snapshot_bits": (
         flags.DEFINE_integer,
         "Bits an entry of the table fetched whole: 32, or 4 to 8.",
@@ -70,7 +72,23 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
     "eval_every": (flags.DEFINE_integer, "Rounds between evaluations."),
 }
 
+# What --help gives to choose from.
+_CHOICES: dict[str, Iterable[str]] = {
+    "model": registry.MODELS,
+    "sampler": registry.SAMPLERS,
+    "client_optimizer": registry.CLIENT_OPTIMIZERS,
+    "codec": registry.CODECS,
+    "budget": registry.BUDGETS,
+    "profile": ("ideal", *registry.PROFILES),
+    "arrival": registry.ARRIVALS,
+    "downlink": registry.DOWNLINKS,
+    "reducer": registry.REDUCERS,
+    "server_optimizer": registry.SERVER_OPTIMIZERS,
+}
+
 for _name, (_define, _help) in _SPEC_FLAGS.items():
+    if _name in _CHOICES:
+        _help = f"{_help[:-1]}: one of {', '.join(_CHOICES[_name])}."
     _define(_name, getattr(_DEFAULT, _name), _help)
 
 # Fields of arguments have repeatable flags: --codec_arg=k=16 for `codec_args`.
@@ -95,7 +113,7 @@ TRANSFORMS = flags.DEFINE_multi_string(
     "transform",
     [],
     "NAME or NAME:ARGUMENT=VALUE,...: a change of every update before the codec, after those of "
-    "--clip_norm and --pseudo_items; repeatable.",
+    f"--clip_norm and --pseudo_items: one of {', '.join(registry.TRANSFORMS)}. Repeatable.",
 )
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where your own or downloaded datasets lie.")

@@ -152,3 +152,56 @@ def test_a_flagfile_is_not_refused(path, capsys, monkeypatch):
     with binary(name) as found, pytest.raises(SystemExit):
         found.main(absl_flags.FLAGS([name, f"--flagfile={path}"]))
     assert re.match("error: (started|--workdir is needed)", capsys.readouterr().err)
+
+
+CHOICES = {
+    "model": registry.MODELS,
+    "sampler": registry.SAMPLERS,
+    "client_optimizer": registry.CLIENT_OPTIMIZERS,
+    "codec": registry.CODECS,
+    "budget": registry.BUDGETS,
+    "profile": registry.PROFILES,
+    "arrival": registry.ARRIVALS,
+    "downlink": registry.DOWNLINKS,
+    "reducer": registry.REDUCERS,
+    "server_optimizer": registry.SERVER_OPTIMIZERS,
+    "transform": registry.TRANSFORMS,
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_help_gives_the_choices(name):
+    assert ", ".join(CHOICES[name]) in absl_flags.FLAGS[name].help
+
+
+EXPERIMENT = ("codec", "codec_arg", "reducer_arg", "transform", "workdir", "compilation_cache")
+SHOWN = {
+    "run": (*EXPERIMENT, "distributed", "spread_items"),
+    "stream": (*EXPERIMENT, "distributed", "memory"),
+    "compare": (*EXPERIMENT, "arm", "seeds"),
+    "pareto": (*EXPERIMENT, "arm", "grid"),
+    "heterogeneity": (*EXPERIMENT, "arm", "scenario"),
+    "inference": (*EXPERIMENT, "arm", "shares"),
+    "sweep": (*EXPERIMENT, "axis"),
+    "convert": (
+        *("dataset", "min_rating", "k_core", "validation", "data_seed", "data_dir", "progress"),
+        *("store", "memory", "column"),
+    ),
+    "recommend": ("workdir", "data_dir", "client", "top", "history"),
+    "report": ("output", "baseline", "margin"),
+}
+
+
+def test_the_help_of_every_binary_is_looked_at():
+    binaries = [p.stem for p in (ROOT / "experiments").glob("*.py") if "app.run" in p.read_text()]
+    assert set(SHOWN) == set(binaries)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_help_shows_a_binarys_flags(name):
+    with binary(name):
+        told = absl_flags.FLAGS.module_help(f"experiments.{name}")
+    shown = re.findall(r"^ +--(?:\[no\])?(\w+):", told, re.MULTILINE)
+    assert set(SHOWN[name]) <= set(shown)
+    if "codec" not in SHOWN[name]:  # nothing but its own
+        assert set(shown) == set(SHOWN[name])
