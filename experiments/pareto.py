@@ -6,8 +6,8 @@
 An arm is CODEC or CODEC:NAME=VALUE,NAME=VALUE, where spec.FIELD=VALUE sets a field of the
 experiment; without any, `--grid` names them (`experiments/grids.py`). The arm `dense` is the
 baseline, and is run in any case. Runs that `--workdir` already holds are loaded, so a grid that
-was stopped goes on where it was. Writes pareto.csv, rivals.csv, pareto.png, wall_time.csv and a
-folder a run.
+was stopped goes on where it was; runs that were killed begin anew. Writes pareto.csv, rivals.csv,
+pareto.png, wall_time.csv and a folder a run.
 
 `--tune` chooses a step size for every arm but those that set spec.client_lr: so arms of
 `--grid=published` stay as they were published, and their rivals beside them are at their best.

@@ -1,34 +1,19 @@
 """What flags make of an experiment, and which a binary refuses."""
 
-import contextlib
-import importlib
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
+from binaries import binary
 
-from experiments import arms, distributed, flags, spreading  # noqa: F401
+from experiments import flags
 from fedras_jax import registry, transforms
 from fedras_jax.errors import SpecError
 
 ROOT = Path(__file__).parents[2]
 FLAGFILES = sorted((ROOT / "experiments/configs").glob("*.flags"))
-
-
-@contextlib.contextmanager
-def binary(name):
-    """A binary with its flags, which are gone afterwards: others have flags of the same names."""
-    module = f"experiments.{name}"
-    there = module in sys.modules
-    with flagsaver.flagsaver():
-        try:
-            yield importlib.import_module(module)
-        finally:
-            if not there:
-                sys.modules.pop(module, None)
 
 
 @pytest.fixture
