@@ -1,7 +1,8 @@
 """Names for everything that a Spec can choose: one line for each thing that exists.
 
 To add a codec, model, reducer, sampler, policy, profile, optimizer or transform, write its factory
-and add it here; flags, Spec and the contract suites then know it.
+and add it here; flags, Spec and sweeps then know it. What tests ask of a codec besides is in
+docs/architecture.md, "Adding things".
 """
 
 import inspect

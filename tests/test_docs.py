@@ -47,6 +47,19 @@ def test_the_readme_says_what_its_commands_need():
     assert named == {"demo", "report"} <= set(cfg["options.extras_require"])
 
 
+def test_the_recipe_of_a_codec_names_what_tests_look_at():
+    told = (ROOT / "docs/architecture.md").read_text().split("## Adding things")[1]
+    for what in (
+        *("State:", "Biased", "Unbiased", "Support:", "The server can read:", "Source:"),
+        *("registry.CODECS", "registry.DOWNLINKS", "registry.NOT_DOWNLINKS", "README"),
+        *("test_contract.py", "test_docstrings.py", "test_wire.py", "extend.ipynb"),
+    ):
+        assert what in told
+    assert 'registry.CODECS["' in (ROOT / "experiments/colab/extend.ipynb").read_text().replace(
+        "\\", ""
+    )
+
+
 def test_every_codec_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     assert [name for name in registry.CODECS if f"`{name}`" not in text] == []
