@@ -22,6 +22,15 @@ _NOT_AN_ARMS = (*DATA_FIELDS, "codec", "codec_args", "seed")
 _PREFIX = "spec."
 
 
+def refuse() -> None:
+    """Refuse flags that arms leave without effect.
+
+    Raises:
+      SpecError: one of them is given.
+    """
+    flags.refuse(("codec", "codec_arg"), "arms name codecs, as in --arm=actions:k=16")
+
+
 def parse(base: Spec, arm: str) -> Spec:
     """The base Spec with an arm's codec, and with the fields that the arm sets.
 
@@ -67,9 +76,11 @@ def seeds(default: int) -> list[int]:
     """What `--seeds` says.
 
     Raises:
-      SpecError: one of them is not an integer, or is there twice.
+      SpecError: one of them is not an integer, or is there twice; or --seed is given too.
     """
     text = SEEDS.value
+    if text is not None:
+        flags.refuse(["seed"], "--seeds names all of them")
     try:
         found = [default] if text is None else [int(s) for s in text]
     except ValueError as e:

@@ -6,7 +6,8 @@
 An arm is CODEC or CODEC:NAME=VALUE,NAME=VALUE, where spec.FIELD=VALUE sets a field of the
 experiment; all else comes from the flags, and is the same for all. The first arm is the baseline.
 An arm's seeds run side by side, in one compiled program. Prints a table, and writes it with a plot
-and every run's results to --workdir.
+and every run's results to --workdir. The same command again goes on from there; SIGTERM saves and
+ends with exit code 75.
 """
 
 from pathlib import Path
@@ -14,8 +15,7 @@ from pathlib import Path
 from absl import app
 from absl import flags as absl_flags
 
-from experiments import arms, flags
-from experiments.executor import all_of
+from experiments import arms, executor, flags
 from fedras_jax import report
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept
@@ -31,6 +31,7 @@ DEFAULT = ("dense", "actions:k=16", "directional:k=16")
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        arms.refuse()
         base = flags.spec_from_flags()
         specs = {arm: arms.parse(base, arm) for arm in arms.ARM.value or DEFAULT}
         seeds = arms.seeds(base.seed)
@@ -54,11 +55,14 @@ def _run_all(
 
     Raises:
       DivergedError: one of them does.
+      StoppedError: told to stop.
     """
-    options = Options(**flags.options_from_flags(keep_states=False))
+    stop = flags.stop_when_told()
+    options = Options(**flags.options_from_flags(keep_states=False, stop=stop))
     kept = Kept()  # of the data, which all arms share
     runs = {}
     for arm, spec in specs.items():
+        executor.stop_if_told(stop, kept=workdir is not None)
         folder = workdir and workdir / report.folder_name(arm)
         found = run_group(
             [spec.replace(seed=seed) for seed in seeds],
@@ -66,7 +70,7 @@ def _run_all(
             options=options,
             kept=kept,
         )
-        runs[arm] = all_of(dict(zip(seeds, found, strict=True)))
+        runs[arm] = executor.all_of(dict(zip(seeds, found, strict=True)))
     return runs
 
 

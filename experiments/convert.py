@@ -33,11 +33,17 @@ COLUMNS = absl_flags.DEFINE_multi_string(
     [],
     "ROLE=NAME: the header's name for user, item, rating or time; ROLE= ignores it; repeatable.",
 )
+# Of an experiment, those that a store is made by.
+FLAGS = ("dataset", "min_rating", "k_core", "validation", "data_seed")
+
+for _flag in (*FLAGS, "data_dir", "progress"):  # so that --help shows them
+    absl_flags.declare_key_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        flags.refuse_all_but(*FLAGS, "data_dir", "progress")
         if STORE.value is None:
             raise SpecError("--store is needed: where the store goes, as in stores/ratings")
         dataset: Any = absl_flags.FLAGS["dataset"].value
@@ -54,8 +60,7 @@ def make(dataset: str, path: str) -> Store:
     Raises:
       DataError, SpecError: as in `convert` and `synthetic_store`; or flags that do not fit.
     """
-    names = ("min_rating", "k_core", "validation", "data_seed")
-    given: dict[str, Any] = {name: absl_flags.FLAGS[name].value for name in names}
+    given: dict[str, Any] = {name: absl_flags.FLAGS[name].value for name in FLAGS}
     seed = given["data_seed"]
     validation = given["validation"] is not False
     with steps(flags.PROGRESS.value) as tell:

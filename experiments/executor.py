@@ -1,6 +1,6 @@
 """Runs an arm's Specs side by side, one arm after another, and remembers those that are done."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import flags
 from fedras_jax import provenance, results
-from fedras_jax.errors import DivergedError
+from fedras_jax.errors import DivergedError, StoppedError
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept
 from fedras_jax.run import run_group
@@ -39,12 +39,14 @@ class Executor:
         self.ran, self._log_clients, self._loads = 0, log_clients, loads
         self._kept = Kept()
         flags.start_devices()
+        self._stop = flags.stop_when_told()
 
     def __call__(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
         """Summary and final ranks of Specs that differ in numbers alone, by folder.
 
         Raises:
           ResultsError: as `stored`.
+          StoppedError: told to stop; what was done has been saved.
         """
         done: dict[Path, Outcome | DivergedError] = {}
         for folder, spec in specs.items():
@@ -82,13 +84,17 @@ class Executor:
         return provenance.of_split(spec, self._kept.split(spec, flags.DATA_DIR.value, None))
 
     def _run(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
-        # Not resumable within an arm: an arm takes minutes, and what is done is not run again.
+        # Resumable within an arm only where it was told to stop: an arm takes minutes, and what is
+        # done is not run again.
+        stop_if_told(self._stop)
         options = Options(
             **flags.options_from_flags(
                 progress=False,
                 log_clients=self._log_clients,
                 checkpoint_every=0,
+                checkpoint_last=False,
                 keep_states=False,
+                stop=self._stop,
             )
         )
         self.ran += len(specs)
@@ -100,6 +106,23 @@ class Executor:
             folder: one if isinstance(one, DivergedError) else (one.summary, one.ranks)
             for folder, one in zip(specs, found, strict=True)
         }
+
+
+def stop_if_told(stop: Callable[[], bool], *, kept: bool = True) -> None:
+    """End between two groups of runs, as `run` does between segments of rounds.
+
+    Args:
+      stop: whether this process was told to.
+      kept: whether there is a folder in which the same command goes on.
+
+    Raises:
+      StoppedError: it was.
+    """
+    if stop():
+        raise StoppedError(
+            "stopped between runs, as asked: "
+            + ("the same command goes on from there" if kept else "nothing kept")
+        )
 
 
 def all_of(found: Mapping[Any, T | DivergedError]) -> list[T]:

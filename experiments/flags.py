@@ -13,17 +13,19 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from experiments import compiled
-from fedras_jax import hosts
+from fedras_jax import hosts, registry
 from fedras_jax.errors import FedrasError, LostError, SpecError, StoppedError
 from fedras_jax.spec import Spec
 
 _DEFAULT = Spec()
+
+flags.adopt_module_key_flags(compiled)  # so that --help shows them
 
 # Spec field -> (flag definition, help).
 _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
@@ -39,7 +41,7 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
     "model": (flags.DEFINE_string, "Recommender."),
     "dim": (flags.DEFINE_integer, "Embedding width D."),
     "rounds": (flags.DEFINE_integer, "Rounds."),
-    "sampler": (flags.DEFINE_string, "Who takes part: fixed_size or poisson."),
+    "sampler": (flags.DEFINE_string, "Who takes part."),
     "cohort_size": (flags.DEFINE_integer, "Clients a round; 0: all."),
     "local_epochs": (flags.DEFINE_integer, "Passes over a client's examples."),
     "batch_size": (flags.DEFINE_integer, "Examples a minibatch."),
@@ -51,11 +53,11 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
     "feedback_rows": (flags.DEFINE_integer, "Rows of the codec's loss a client remembers."),
     "feedback_gib": (flags.DEFINE_float, "Memory that all clients' feedback may take, GiB."),
     "budget": (flags.DEFINE_string, "How many actions each client may send."),
-    "profile": (flags.DEFINE_string, "Devices and networks: a preset, or a table's path."),
+    "profile": (flags.DEFINE_string, "Devices and networks, a file's path or a preset."),
     "arrival": (flags.DEFINE_string, "When a round ends, and whose payload counts."),
     "encode_work": (flags.DEFINE_float, "Examples that encoding a row with an action counts as."),
     "flight_gib": (flags.DEFINE_float, "Memory that payloads in flight may take on a device, GiB."),
-    "downlink": (flags.DEFINE_string, "What the server sends; dense: the whole table."),
+    "downlink": (flags.DEFINE_string, "What the server sends, with dense the whole table."),
     "snapshot_bits": (
         flags.DEFINE_integer,
         "Bits an entry of the table fetched whole: 32, or 4 to 8.",
@@ -70,11 +72,30 @@ _SPEC_FLAGS: dict[str, tuple[Any, str]] = {
     "eval_every": (flags.DEFINE_integer, "Rounds between evaluations."),
 }
 
+# What --help gives to choose from.
+_CHOICES: dict[str, Iterable[str]] = {
+    "model": registry.MODELS,
+    "sampler": registry.SAMPLERS,
+    "client_optimizer": registry.CLIENT_OPTIMIZERS,
+    "codec": registry.CODECS,
+    "budget": registry.BUDGETS,
+    "profile": ("ideal", *registry.PROFILES),
+    "arrival": registry.ARRIVALS,
+    "downlink": registry.DOWNLINKS,
+    "reducer": registry.REDUCERS,
+    "server_optimizer": registry.SERVER_OPTIMIZERS,
+}
+
 for _name, (_define, _help) in _SPEC_FLAGS.items():
+    if _name in _CHOICES:
+        _help = f"{_help[:-1]}: one of {', '.join(_CHOICES[_name])}."
     _define(_name, getattr(_DEFAULT, _name), _help)
 
 # Fields of arguments have repeatable flags: --codec_arg=k=16 for `codec_args`.
-_ARGS = ("model", "codec", "budget", "profile", "arrival", "downlink", "sampler")
+_ARGS = (
+    *("model", "codec", "budget", "profile", "arrival", "downlink", "sampler"),
+    *("reducer", "client_optimizer", "server_optimizer"),
+)
 for _name in _ARGS:
     flags.DEFINE_multi_string(f"{_name}_arg", [], f"NAME=VALUE for the {_name}; repeatable.")
 
@@ -88,6 +109,12 @@ PSEUDO_ROWS = flags.DEFINE_enum(
     "Rows of pseudo-items: like the client's own (the default), or zeros.",
 )
 CLIP_NORM = flags.DEFINE_float("clip_norm", None, "Clip every update to this L2 norm.")
+TRANSFORMS = flags.DEFINE_multi_string(
+    "transform",
+    [],
+    "NAME or NAME:ARGUMENT=VALUE,...: a change of every update before the codec, after those of "
+    f"--clip_norm and --pseudo_items: one of {', '.join(registry.TRANSFORMS)}. Repeatable.",
+)
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where your own or downloaded datasets lie.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Results folder; nothing is written without one.")
@@ -147,6 +174,9 @@ def spec_from_flags(base: Mapping[str, Any] | None = None) -> Spec:
         if PSEUDO_ITEMS.value is None:
             raise SpecError("--pseudo_rows needs --pseudo_items, the share of them")
         asked[-1]["rows"] = PSEUDO_ROWS.value
+    for text in TRANSFORMS.value:
+        name, _, args = text.partition(":")
+        asked.append({"name": name, **parse_args("transform", split_args(args))})
     values["transforms"] = tuple(asked or given.pop("transforms", ()))
     return Spec.from_json({**given, **values})
 
@@ -163,6 +193,42 @@ def options_from_flags(**more: Any) -> dict[str, Any]:
         "checkpoint_every": CHECKPOINT_EVERY.value,
         **more,
     }
+
+
+def of_field(name: str) -> tuple[str, ...]:
+    """The flags that set a field of the Spec, none where it has none."""
+    if name == "transforms":
+        return ("clip_norm", "pseudo_items", "pseudo_rows", "transform")
+    flag = name.removesuffix("s") if name.endswith("_args") else name
+    return (flag,) if flag in flags.FLAGS else ()
+
+
+def refuse(names: Iterable[str], instead: str) -> None:
+    """Refuse flags that were given, in a call in which they have no effect.
+
+    Args:
+      names: of such flags.
+      instead: the way out.
+
+    Raises:
+      SpecError: names those that were given.
+    """
+    given = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    if given:
+        verb = "has" if len(given) == 1 else "have"
+        raise SpecError(f"{', '.join(given)} {verb} no effect here: {instead}")
+
+
+def refuse_all_but(*names: str) -> None:
+    """Refuse this module's flags, but for some, in a binary that runs no experiment.
+
+    Raises:
+      SpecError: names those that were given.
+    """
+    mine = (flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__))
+    told = ", ".join(f"--{name}" for name in names)
+    instead = f"of an experiment's flags {told} have" if names else "no experiment is run"
+    refuse((name for name in mine if name not in names), instead)
 
 
 def stop_when_told() -> Callable[[], bool]:

@@ -50,6 +50,10 @@ Places = dict[Path, Spec]
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        arms.refuse()
+        flags.refuse(["checkpoint_every"], "what is done is kept a run at a time")
+        flags.refuse(["log_clients"], "clients are logged in any case")
+        flags.refuse(("profile", "profile_arg"), "scenarios name profiles, as in --scenario=mobile")
         base = flags.spec_from_flags()
         scenarios = {name: _scenario(base, name) for name in SCENARIO.value or grids.SCENARIOS}
         asked = {s: [BASELINE, *(arms.ARM.value or grids.timed(s))] for s in scenarios}

@@ -68,6 +68,11 @@ def minority_score(rows: np.ndarray) -> np.ndarray:
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        arms.refuse()
+        flags.refuse(("budget", "budget_arg"), "payloads hold as many actions as codecs do")
+        kept = ("checkpoint_every", "tensorboard", "log_clients")
+        flags.refuse(kept, "nothing is kept of the run")
+        flags.refuse(["seeds"], "one run is attacked, that of --seed")
         base = flags.spec_from_flags().replace(codec="dense", codec_args={})
         names = arms.ARM.value or ["rows", "actions:k=16", "directional:k=16"]
         specs = {name: arms.parse(base, name) for name in names}
@@ -111,7 +116,13 @@ def attack(base, specs, kinds, mesh):
     from fedras_jax.run import run
     from fedras_jax.types import Context, Sizes, Update
 
-    trained = run(base, data_dir=flags.DATA_DIR.value, mesh=mesh, progress=flags.PROGRESS.value)
+    trained = run(
+        base,
+        data_dir=flags.DATA_DIR.value,
+        mesh=mesh,
+        chunk_size=flags.CHUNK_SIZE.value,
+        progress=flags.PROGRESS.value,
+    )
     split, state = trained.split, jax.device_get(trained.state)
     model, _, data = assemble(base, split)
     training, sizes = local_training(base, model), Sizes(split.n_items, base.dim)

@@ -6,8 +6,8 @@
 An arm is CODEC or CODEC:NAME=VALUE,NAME=VALUE, where spec.FIELD=VALUE sets a field of the
 experiment; without any, `--grid` names them (`experiments/grids.py`). The arm `dense` is the
 baseline, and is run in any case. Runs that `--workdir` already holds are loaded, so a grid that
-was stopped goes on where it was. Writes pareto.csv, rivals.csv, pareto.png, wall_time.csv and a
-folder a run.
+was stopped goes on where it was; runs that were killed begin anew. Writes pareto.csv, rivals.csv,
+pareto.png, wall_time.csv and a folder a run.
 
 `--tune` chooses a step size for every arm but those that set spec.client_lr: so arms of
 `--grid=published` stay as they were published, and their rivals beside them are at their best.
@@ -47,6 +47,13 @@ WALL_TIME = "wall_time.csv"
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        arms.refuse()
+        flags.refuse(["checkpoint_every"], "what is done is kept a run at a time")
+        flags.refuse(["log_clients"], "no table here looks at single clients")
+        if arms.ARM.value:
+            flags.refuse(["grid"], "--arm names the arms")
+        if not TUNE.value:
+            flags.refuse(["lrs"], "they are for --tune")
         base = flags.spec_from_flags()
         names = arms.ARM.value or grids.GRIDS[GRID.value]
         specs = {arm: arms.parse(base, arm) for arm in dict.fromkeys([BASELINE, *names])}

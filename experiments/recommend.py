@@ -17,6 +17,9 @@ from experiments import flags
 from fedras_jax.errors import SpecError
 from fedras_jax.recommend import HeldOut, Item, Recommended, recommend
 
+for _flag in ("workdir", "data_dir"):  # so that --help shows them
+    absl_flags.declare_key_flag(_flag)
+
 CLIENT = absl_flags.DEFINE_string("client", None, "Its id in the dataset.")
 TOP = absl_flags.DEFINE_integer("top", 10, "Recommendations to print.")
 HISTORY = absl_flags.DEFINE_integer(
@@ -33,6 +36,7 @@ _ROLES = {
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         logging.getLogger("jax").setLevel(logging.WARNING)
+        flags.refuse_all_but("workdir", "data_dir")
         workdir = _workdir(argv)
         if CLIENT.value is None:
             raise SpecError("--client is needed: the id of a client in the dataset, as in 17")

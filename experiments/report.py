@@ -26,6 +26,7 @@ MARGIN = absl_flags.DEFINE_float("margin", pareto.MARGIN, "What counts as a loss
 
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
+        flags.refuse_all_but()
         if len(argv) < 2:
             raise SpecError("name one or several folders that hold runs, as in results/pareto")
         if not MARGIN.value >= 0:

@@ -25,7 +25,7 @@ absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 
 FILE = absl_flags.DEFINE_string("file", None, "Sweep file, YAML or JSON.")
 AXIS = absl_flags.DEFINE_multi_string(
-    "axis", [], "FIELD=[VALUE,...]: an axis of a grid, on top of the file's. Repeatable."
+    "axis", [], "FIELD=[VALUE,...]: an axis of a grid, on top of the file's, as YAML. Repeatable."
 )
 DRY_RUN = absl_flags.DEFINE_bool("dry_run", False, "Show the plan, and run nothing.")
 SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, for job arrays.")
@@ -58,10 +58,8 @@ def main(argv: list[str]) -> None:
             raise SpecError("no axes: give --file or --axis=FIELD=[VALUE,...]")
         if flags.WORKDIR.value is None:
             raise SpecError("--workdir is needed: a sweep is too long to be lost")
-        for name in _varied(blocks):
-            if name in absl_flags.FLAGS and absl_flags.FLAGS[name].present:
-                raise SpecError(f"--{name} is given, but {name} is an axis: leave one of them out")
         specs = axes.expand(flags.spec_from_flags(base), blocks)
+        _refuse(blocks)
         flags.start_devices()
         options = Options(
             **flags.options_from_flags(
@@ -96,20 +94,46 @@ def main(argv: list[str]) -> None:
             raise ResultsError("failed, and the rest is kept: " + "; ".join(failed))
 
 
+# Flags of engines, by those that look at them.
+_ENGINES: dict[str, tuple[str, ...]] = {
+    "local": (),
+    "ray": ("ray_address", "cpus", "gpus"),
+    "slurm": ("slurm_arg", "cpus", "gpus"),
+}
+
+
+def _refuse(blocks: list[axes.Block]) -> None:
+    """Refuse flags that axes or the engine leave without effect.
+
+    Raises:
+      SpecError: one of them is given.
+    """
+    for axis in _varied(blocks):
+        name, _, entry = axis.partition(".")
+        given = flags.of_field(name)
+        if entry and given:
+            entries: Any = absl_flags.FLAGS[given[0]].value
+            given = given if entry in flags.parse_args(given[0], entries) else ()
+        flags.refuse(given, f"{axis} is an axis, leave one of them out")
+    every = dict.fromkeys(name for names in _ENGINES.values() for name in names)
+    others = (name for name in every if name not in _ENGINES[ENGINE.value])
+    flags.refuse(others, f"--engine={ENGINE.value} does without")
+
+
 def _grid() -> list[axes.Block]:
     """What `--axis` says.
 
     Raises:
-      SpecError: an axis without values.
+      SpecError: an axis without values, or with values that are no list in Python or YAML.
     """
     found: dict[str, Any] = {}
     for entry in AXIS.value:
-        name, equals, _ = entry.partition("=")
-        if not equals:
+        name, equals, text = entry.partition("=")
+        if not equals or not name:
             raise SpecError(f"--axis={entry}: expected FIELD=[VALUE,...]")
         if name in found:
             raise SpecError(f"--axis={entry}: {name} is there twice")
-        found |= flags.parse_args("axis", [entry])
+        found[name] = axes.parse(name, text)
     return [{"grid": found}] if found else []
 
 

@@ -8,7 +8,7 @@ Spec, `program` is all the rest of it.
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,8 +37,14 @@ from fedras_jax.types import (
 )
 
 _NUMBERS = ("client_lr", "weight_decay", "server_lr", "encode_work")
-# Fields whose factories take numbers too.
-_FACTORIES = {"budget": registry.BUDGETS, "arrival": registry.ARRIVALS}
+# Fields whose factories take numbers too, and how many of the Spec's own come first.
+_FACTORIES: dict[str, tuple[registry.Factories, int]] = {
+    "budget": (registry.BUDGETS, 0),
+    "arrival": (registry.ARRIVALS, 0),
+    "reducer": (registry.REDUCERS, 0),
+    "client_optimizer": (registry.CLIENT_OPTIMIZERS, 2),
+    "server_optimizer": (registry.SERVER_OPTIMIZERS, 1),
+}
 
 
 def arguments(spec: Spec, n_clients: int) -> Arguments:
@@ -70,11 +76,12 @@ def program(spec: Spec) -> str:
 
 
 def _numbers(spec: Spec) -> dict[str, float]:
-    """Numbers that may be tracers, by their path: a Spec's own, and those of its policies."""
+    """Numbers that may be tracers, by their path: a Spec's own, and those of what it names."""
     found = {name: getattr(spec, name) for name in _NUMBERS}
-    for kind, factories in _FACTORIES.items():
+    for kind, (factories, n_own) in _FACTORIES.items():
         given = getattr(spec, f"{kind}_args")
-        for parameter in inspect.signature(factories[getattr(spec, kind)]).parameters.values():
+        parameters = inspect.signature(factories[getattr(spec, kind)]).parameters.values()
+        for parameter in list(parameters)[n_own:]:
             if parameter.annotation == Number:
                 value = given.get(parameter.name, parameter.default)
                 found[f"{kind}_args.{parameter.name}"] = value
@@ -173,11 +180,8 @@ def assemble(
     else:
         seed, numbers, profile = given.seed, dict(given.numbers), given.profile
 
-    def policy(kind: str) -> Any:
-        prefix = f"{kind}_args."
-        floats = {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
-        args = {**getattr(spec, f"{kind}_args"), **floats}
-        return registry.build(kind, _FACTORIES[kind], getattr(spec, kind), **args)
+    def numbered(kind: str, *own: Any) -> Any:
+        return _numbered(spec, kind, numbers, *own)
 
     def named(kind: str, factories: registry.Factories, *args: Any, **kwargs: Any) -> Any:
         return registry.build(kind, factories, getattr(spec, kind), *args, **kwargs)
@@ -189,25 +193,23 @@ def assemble(
         n_clients=split.n_clients,
         n_items=split.n_items,
         history_lengths=np.diff(split.offsets),
-        training=local_training(spec, model, numbers["client_lr"], numbers["weight_decay"]),
+        training=local_training(spec, model, numbers),
         codec=_uplink(spec, split.n_clients),
         sampler=named("sampler", registry.SAMPLERS, split.n_clients, **size, **spec.sampler_args),
         seed=seed,
         negatives=spec.negatives,
-        budget=policy("budget"),
+        budget=numbered("budget"),
         transforms=[_transform(**entry) for entry in spec.transforms],
         profile=profile,
-        arrival=policy("arrival"),
+        arrival=numbered("arrival"),
         encode_work=numbers["encode_work"],
         flight_gib=spec.flight_gib,
-        reducer=named("reducer", registry.REDUCERS),
+        reducer=numbered("reducer"),
         downlink=registry.downlink(spec.downlink, spec.downlink_args),
         snapshot=registry.snapshot(spec.snapshot_bits),
         downlink_trend=spec.downlink_trend,
         downlink_feedback=spec.downlink_feedback,
-        server_optimizer=named(
-            "server_optimizer", registry.SERVER_OPTIMIZERS, numbers["server_lr"]
-        ),
+        server_optimizer=numbered("server_optimizer", numbers["server_lr"]),
         chunk=chunk,
         mesh=mesh,
         spread_items=spread_items,
@@ -244,23 +246,21 @@ def tiers_of(spec: Spec, n_clients: int) -> np.ndarray | None:
 
 
 def local_training(
-    spec: Spec, model: RecModel, lr: Any = None, weight_decay: Any = None
+    spec: Spec, model: RecModel, numbers: Mapping[str, Any] | None = None
 ) -> LocalTraining:
     """The factored client where it computes the same, the generic one otherwise.
 
     Args:
       spec: the experiment.
       model: its model.
-      lr, weight_decay: instead of the Spec's; they may be tracers.
+      numbers: by their paths, instead of the Spec's; they may be tracers.
     """
-    lr = spec.client_lr if lr is None else lr
-    weight_decay = spec.weight_decay if weight_decay is None else weight_decay
+    numbers = _numbers(spec) if numbers is None else numbers
+    lr, weight_decay = numbers["client_lr"], numbers["weight_decay"]
     static = {"epochs": spec.local_epochs, "batch_size": spec.batch_size}
     if model.is_dot_product and spec.client_optimizer == "sgd":
         return factored.factored(model, lr, weight_decay, **static)
-    optimizer = registry.build(
-        "client_optimizer", registry.CLIENT_OPTIMIZERS, spec.client_optimizer, lr, weight_decay
-    )
+    optimizer = _numbered(spec, "client_optimizer", numbers, lr, weight_decay)
     return client.autodiff(model, optimizer, **static)
 
 
@@ -306,6 +306,14 @@ def ranking(
         return ranks(model, state.public, state.shared, *own, mesh=mesh)
 
     return of
+
+
+def _numbered(spec: Spec, kind: str, numbers: Mapping[str, Any], *own: Any) -> Any:
+    """What a Spec names of a kind, with these numbers and, in front, some of its own."""
+    prefix = f"{kind}_args."
+    floats = {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
+    args = {**getattr(spec, f"{kind}_args"), **floats}
+    return registry.build(kind, _FACTORIES[kind][0], getattr(spec, kind), *own, **args)
 
 
 def _transform(name: str, **args: Any) -> Any:

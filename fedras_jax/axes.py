@@ -12,6 +12,7 @@ a random axis come from {uniform: [low, high]}, {log: [low, high]}, {integer: [l
 ends included) or {choice: [...]}.
 """
 
+import ast
 import dataclasses
 import itertools
 import json
@@ -87,6 +88,27 @@ def read(path: str | Path) -> tuple[dict[str, Any], list[Block]]:
     if not isinstance(base, dict) or not isinstance(axes, list):
         raise SpecError(f"sweep file {path}: base must be a mapping of fields, axes a list")
     return base, axes
+
+
+def parse(name: str, text: str) -> Any:
+    """The values of an axis on a command line: a Python literal, or YAML as in a sweep file.
+
+    Python comes first, because 1e-3 is no number in YAML.
+
+    Raises:
+      SpecError: the text is neither.
+    """
+    import yaml
+
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        told = " ".join(str(e).split())
+        raise SpecError(f"axis {name}: {text!r} is neither Python nor YAML: {told}") from e
 
 
 def _points(block: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from fedras_jax.types import LocalResult, LocalTraining, PyTree, RecModel
+from fedras_jax import optimizers
+from fedras_jax.types import LocalResult, LocalTraining, Number, PyTree, RecModel
 
 
 def sgd(lr: float | Array, weight_decay: float | Array = 0.0) -> optax.GradientTransformation:
@@ -19,9 +20,16 @@ def sgd(lr: float | Array, weight_decay: float | Array = 0.0) -> optax.GradientT
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr))
 
 
-def adamw(lr: float | Array, weight_decay: float | Array = 0.0) -> optax.GradientTransformation:
+def adamw(
+    lr: Number,
+    weight_decay: Number = 0.0,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+) -> optax.GradientTransformation:
     """Adam with decoupled weight decay; its moments live for one round."""
-    return optax.adamw(lr, weight_decay=weight_decay)
+    optimizers.check("adamw", b1=b1, b2=b2, eps=eps)
+    return optax.adamw(lr, b1, b2, eps, weight_decay=weight_decay)
 
 
 def within(basis: Float[Array, "r d"]) -> optax.GradientTransformation:

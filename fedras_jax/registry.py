@@ -1,16 +1,27 @@
 """Names for everything that a Spec can choose: one line for each thing that exists.
 
 To add a codec, model, reducer, sampler, policy, profile, optimizer or transform, write its factory
-and add it here; flags, Spec and the contract suites then know it.
+and add it here; flags, Spec and sweeps then know it. What tests ask of a codec besides is in
+docs/architecture.md, "Adding things".
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
+import jax
+import numpy as np
 
-from fedras_jax import arrivals, budgets, client, profiles, reducers, samplers, transforms
+from fedras_jax import (
+    arrivals,
+    budgets,
+    client,
+    optimizers,
+    profiles,
+    reducers,
+    samplers,
+    transforms,
+)
 from fedras_jax.codecs.actions import actions
 from fedras_jax.codecs.colr import colr
 from fedras_jax.codecs.count_sketch import count_sketch
@@ -32,9 +43,10 @@ from fedras_jax.codecs.transform import transform
 from fedras_jax.errors import SpecError
 from fedras_jax.models.gmf import gmf
 from fedras_jax.models.mf import mf
-from fedras_jax.types import Codec
+from fedras_jax.types import Codec, Number
 
 Factories = Mapping[str, Callable[..., Any]]
+_NUMBERS = (int, float, np.ndarray, np.number, jax.Array)
 
 CODECS: Factories = {
     "dense": dense,
@@ -111,11 +123,11 @@ TRANSFORMS: Factories = {
 }
 CLIENT_OPTIMIZERS: Factories = {"sgd": client.sgd, "adamw": client.adamw}
 SERVER_OPTIMIZERS: Factories = {
-    "sgd": optax.sgd,
-    "momentum": lambda learning_rate, decay=0.9: optax.sgd(learning_rate, momentum=decay),
-    "adagrad": optax.adagrad,
-    "adam": optax.adam,
-    "yogi": optax.yogi,
+    "sgd": optimizers.sgd,
+    "momentum": optimizers.momentum,
+    "adagrad": optimizers.adagrad,
+    "adam": optimizers.adam,
+    "yogi": optimizers.yogi,
 }
 
 
@@ -153,6 +165,9 @@ def build(kind: str, factories: Factories, name: str, /, *args: Any, **kwargs: A
         # A float would pass `1 <= k`, and fail or be miscounted far from here.
         if parameter.annotation is int and value is not None and type(value) is not int:
             raise SpecError(f"{kind} {name!r}: {parameter.name} must be an integer, not {value!r}")
+        given = parameter.name in kwargs and parameter.annotation == Number
+        if given and (isinstance(value, bool) or not isinstance(value, _NUMBERS)):
+            raise SpecError(f"{kind} {name!r}: {parameter.name} must be a number, not {value!r}")
     try:
         return factory(*args, **kwargs)
     except SpecError:

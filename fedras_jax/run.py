@@ -358,7 +358,10 @@ def _read(
     log = results.read_log(folder, "rounds")
     rows = [] if log is None else results.rows_in(log)
     whole = [row["round"] for row in rows] == list(range(1, spec.rounds + 1))
-    if summary["spec"] != spec.to_json() or ranks.size != n_clients or not whole:
+    same = (
+        Spec.from_json(summary["spec"]).to_json() == spec.to_json()
+    )  # also where fields came later
+    if not same or ranks.size != n_clients or not whole:
         return None
     state = None
     if options.keep_states:

@@ -29,6 +29,8 @@ DATA_FIELDS = (
 )
 # Changing these continues, observes or permits the same experiment; the digest leaves them out.
 NOT_IN_DIGEST = ("rounds", "eval_every", "feedback_gib", "flight_gib")
+# Fields that came later: an empty one is left out too, so that digests stay what they were.
+_LATER = ("client_optimizer_args", "reducer_args", "server_optimizer_args")
 
 SPLITS = ("test", "valid")
 
@@ -51,7 +53,7 @@ class Spec:
       sampler, sampler_args: who takes part; 'fixed_size' takes its size from `cohort_size`.
       cohort_size: clients a round C, 0 for all of them ('fixed_size' only).
       local_epochs, batch_size: passes over a client's examples, examples per minibatch.
-      client_optimizer, client_lr, weight_decay: local training.
+      client_optimizer, client_optimizer_args, client_lr, weight_decay: local training.
       negatives: drawn negatives per training item.
       transforms: what happens to an update before the codec: ({"name": ..., **args}, ...).
       codec, codec_args: the payload.
@@ -72,8 +74,9 @@ class Spec:
         round from then on.
       downlink_feedback: whether what the downlink loses stays in the server's own table and is sent
         later; if not it is lost, as where aggregated updates are compressed without feedback.
-      reducer: how payloads become one change of the table.
-      server_optimizer, server_lr: the server's step, fed the negated mean change.
+      reducer, reducer_args: how payloads become one change of the table.
+      server_optimizer, server_optimizer_args, server_lr: the server's step, fed the negated mean
+        change.
       seed: addresses all randomness of training; the split and its candidates have `data_seed`,
         so that runs with different seeds are evaluated alike.
       data_seed: seed of splits, candidates and synthetic data.
@@ -96,6 +99,7 @@ class Spec:
     local_epochs: int = 2
     batch_size: int = 256
     client_optimizer: str = "sgd"
+    client_optimizer_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     client_lr: float = 0.5
     weight_decay: float = 5e-4
     negatives: int = 4
@@ -118,7 +122,9 @@ class Spec:
     downlink_trend: float = 0.0
     downlink_feedback: bool = True
     reducer: str = "touched_mean"
+    reducer_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     server_optimizer: str = "sgd"
+    server_optimizer_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     server_lr: float = 1.0
     seed: int = 0
     data_seed: int = 0
@@ -158,9 +164,21 @@ class Spec:
         registry.downlink(self.downlink, self.downlink_args)
         registry.snapshot(self.snapshot_bits)
         registry.build("model", registry.MODELS, self.model, self.dim, **self.model_args)
-        registry.build("reducer", registry.REDUCERS, self.reducer)
-        registry.lookup("client_optimizer", registry.CLIENT_OPTIMIZERS, self.client_optimizer)
-        registry.lookup("server_optimizer", registry.SERVER_OPTIMIZERS, self.server_optimizer)
+        registry.build("reducer", registry.REDUCERS, self.reducer, **self.reducer_args)
+        registry.build(
+            "client_optimizer",
+            registry.CLIENT_OPTIMIZERS,
+            self.client_optimizer,
+            *(self.client_lr, self.weight_decay),
+            **self.client_optimizer_args,
+        )
+        registry.build(
+            "server_optimizer",
+            registry.SERVER_OPTIMIZERS,
+            self.server_optimizer,
+            self.server_lr,
+            **self.server_optimizer_args,
+        )
         registry.lookup("sampler", registry.SAMPLERS, self.sampler)
         registry.build("budget", registry.BUDGETS, self.budget, **self.budget_args)
         registry.build("arrival", registry.ARRIVALS, self.arrival, **self.arrival_args)
@@ -204,7 +222,11 @@ class Spec:
 
     def digest(self) -> str:
         """12 hex digits that name the experiment, whatever the fields of `NOT_IN_DIGEST`."""
-        fields = {k: v for k, v in self.to_json().items() if k not in NOT_IN_DIGEST}
+        fields = {
+            name: value
+            for name, value in self.to_json().items()
+            if name not in NOT_IN_DIGEST and (value or name not in _LATER)
+        }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
     def differences(self, other: "Spec") -> list[str]:

@@ -40,6 +40,28 @@ def test_an_entry_of_arguments_leaves_the_others():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("[dense,rows]", ["dense", "rows"]),
+        ("[dense, 'rows']", ["dense", "rows"]),
+        ("[{}, {k: 16}]", [{}, {"k": 16}]),
+        ("[null, 4]", [None, 4]),
+        ("[true, false]", [True, False]),
+        ("[1e-3, 0.5]", [0.001, 0.5]),
+        ("['dense', None, True]", ["dense", None, True]),
+        ("(0, 1)", (0, 1)),
+    ],
+)
+def test_values_on_a_command_line_are_python_or_yaml(text, values):
+    assert axes.parse("codec", text) == values
+
+
+def test_values_that_are_neither_are_refused():
+    with pytest.raises(SpecError, match=r"axis seed: '\[0, 1' is neither Python nor YAML: while"):
+        axes.parse("seed", "[0, 1")
+
+
 def test_random_axes_are_drawn_with_a_seed_and_stay_in_range():
     drawn = {
         "samples": 60,

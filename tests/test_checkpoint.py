@@ -284,6 +284,18 @@ def test_a_finished_run_is_read_if_nothing_else_is_asked_for(whole, tmp_path):
         run(SPEC, folder, keep_states=False)
 
 
+@pytest.mark.usefixtures("no_programs")
+def test_a_finished_run_is_read_that_knew_fewer_fields(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    of_before = {k: v for k, v in SPEC.to_json().items() if k != "reducer_args"}
+    (folder / "spec.json").write_text(json.dumps(of_before))
+    (folder / "summary.json").write_text(json.dumps(summary | {"spec": of_before}))
+    assert run(SPEC, folder, keep_states=False).ranks.size == whole[1].ranks.size
+    with pytest.raises(AgainError):
+        run(SPEC.replace(eval_every=4), folder, keep_states=False)
+
+
 def test_checkpoints_of_another_spec_are_refused_with_the_difference(folder, tmp_path):
     other = SPEC.replace(seed=5)
     data = fedras_jax.results.read_data(folder)

@@ -26,6 +26,7 @@ FLOORS = [
         "examples",
         "transforms",
         "reducers",
+        "optimizers",
         "budgets",
         "arrivals",
         "network",

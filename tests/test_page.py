@@ -290,6 +290,13 @@ def test_styles_differ_for_many_arms():
         ),
         SPEC.replace(transforms=({"name": "clip_norm", "max_norm": 1.0},)),
         SPEC.replace(transforms=({"name": "pseudo_items", "share": 0.5},), evaluate_on="valid"),
+        SPEC.replace(
+            transforms=(
+                {"name": "pseudo_items", "share": 0.5, "rows": "zero"},
+                {"name": "clip_norm", "max_norm": 1.0},
+            )
+        ),
+        SPEC.replace(server_optimizer="adam", server_optimizer_args={"b1": 0.5, "eps": 1e-3}),
     ],
 )
 def test_commands_give_the_spec_back(spec):

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedras_jax import registry
+from fedras_jax import reducers, registry
 from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.spec import Spec
+from fedras_jax.types import Number
 
 
 def test_round_trips_through_json():
@@ -27,6 +28,28 @@ def test_digest_names_the_experiment_and_not_its_length():
     assert spec.replace(rounds=7, eval_every=3).digest() == spec.digest()
     assert spec.replace(seed=1).digest() != spec.digest()
     assert spec.replace(codec_args={"k": 4}).digest() != spec.digest()
+
+
+def test_fields_that_came_later_leave_digests_alone_while_they_are_empty():
+    assert Spec().digest() == "9006b511bc24"
+    assert Spec(server_optimizer="momentum", seed=3).digest() == "a30e5a2e1def"
+    optimized = Spec(server_optimizer="momentum", server_optimizer_args={"decay": 0.9})
+    assert optimized.digest() != Spec(server_optimizer="momentum").digest()
+
+
+def test_an_own_reducers_arguments_are_checked(monkeypatch):
+    def own(share: Number = 0.5, power: int = 1):
+        return reducers.touched_mean()
+
+    monkeypatch.setitem(registry.REDUCERS, "own", own)
+    Spec(reducer="own", reducer_args={"share": 1, "power": 2})
+    for args, message in (
+        ({"share": "x"}, "reducer 'own': share must be a number, not 'x'"),
+        ({"power": 0.5}, "reducer 'own': power must be an integer, not 0.5"),
+        ({"part": 1}, "its arguments are: share=0.5, power=1"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            Spec(reducer="own", reducer_args=args)
 
 
 def test_differences_name_the_fields():
@@ -63,6 +86,25 @@ def test_what_belongs_to_another_experiment_is_refused_with_the_difference():
         ({"sampler": "all"}, "unknown sampler 'all': choose one of fixed_size, poisson"),
         ({"client_optimizer": "lion"}, "unknown client_optimizer 'lion': choose one of adamw, sgd"),
         ({"server_optimizer": "x"}, "unknown server_optimizer 'x': choose one of adagrad, adam"),
+        ({"reducer_args": {"share": 1}}, "reducer 'touched_mean': got an unexpected keyword"),
+        ({"client_optimizer_args": {"b1": 0.5}}, "client_optimizer 'sgd': got an unexpected"),
+        (
+            {"client_optimizer": "adamw", "client_optimizer_args": {"beta": 0.5}},
+            "its arguments are: b1=0.9, b2=0.999, eps=1e-08",
+        ),
+        (
+            {"client_optimizer": "adamw", "client_optimizer_args": {"b1": 1}},
+            "adamw: b1 must be in [0, 1), not 1",
+        ),
+        ({"server_optimizer_args": {"decay": 0.5}}, "its arguments are: none"),
+        (
+            {"server_optimizer": "adam", "server_optimizer_args": {"learning_rate": 0.5}},
+            "multiple values for argument 'learning_rate'; its arguments are: b1=0.9, b2=0.999",
+        ),
+        (
+            {"server_optimizer": "momentum", "server_optimizer_args": {"decay": "x"}},
+            "server_optimizer 'momentum': decay must be a number, not 'x'",
+        ),
         ({"codec_args": {"q": 3}}, "its arguments are: k=16, index='touched', dtype='float32'"),
         ({"codec": "dense", "codec_args": {"k": 3}}, "its arguments are: dtype='float32'"),
         ({"codec_args": {"k": 16.5}}, "codec 'actions': k must be an integer, not 16.5"),

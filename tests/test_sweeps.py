@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import fedras_jax
-from fedras_jax import assembly, cohort, engines, memory, results, sweeps
+from fedras_jax import assembly, cohort, engines, memory, reducers, registry, results, sweeps
 from fedras_jax.errors import DivergedError, ResultsError, SpecError
 from fedras_jax.options import Options
 from fedras_jax.programs import Kept
 from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
+from fedras_jax.types import Number, Reducer
 
 SPEC = Spec(
     dataset="synthetic:60x90x12",
@@ -140,6 +141,45 @@ def test_the_program_depends_on_shapes_alone():
         SPEC.replace(budget_args={"k_min": 2}),
     )
     assert len({assembly.program(spec) for spec in others} | same) == len(others) + 1
+
+
+OPTIMIZED = SPEC.replace(
+    rounds=3,
+    client_optimizer="adamw",
+    client_lr=0.05,
+    server_optimizer="adam",
+    server_lr=0.1,
+    server_optimizer_args={"b1": 0.5, "eps": 1e-3},
+    profile="ideal",
+    budget="fixed",
+)
+
+
+def test_numbers_of_optimizers_share_a_program_and_have_an_effect(mesh):
+    specs = [
+        OPTIMIZED,
+        OPTIMIZED.replace(server_optimizer_args={"eps": 1e-3}),
+        OPTIMIZED.replace(client_optimizer_args={"b1": 0.0}),
+    ]
+    found = run_group(specs, mesh=mesh)
+    digests = {result.summary["state_digest"] for result in found}
+    assert len(digests) == len(specs)
+    (alone,) = run_group(specs[1:2], mesh=cohort.client_mesh(1))
+    agree(found[1], alone)
+    other = OPTIMIZED.replace(server_optimizer="momentum", server_optimizer_args={})
+    assert assembly.program(other) != assembly.program(OPTIMIZED)
+
+
+def test_an_own_reducers_numbers_are_swept(monkeypatch, mesh):
+    def scaled(share: Number = 1.0) -> Reducer:
+        zero, add, finish = reducers.touched_mean()
+        return Reducer(zero, add, lambda acc: share * finish(acc))
+
+    monkeypatch.setitem(registry.REDUCERS, "scaled", scaled)
+    base = SPEC.replace(reducer="scaled", rounds=1, profile="ideal", budget="fixed")
+    whole, half = run_group([base, base.replace(reducer_args={"share": 0.5})], mesh=mesh)
+    start = run_group([base.replace(server_lr=0.0)], mesh=mesh)[0].state.items
+    np.testing.assert_allclose(half.state.items - start, (whole.state.items - start) / 2, atol=1e-6)
 
 
 AXES = [

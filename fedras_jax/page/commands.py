@@ -8,13 +8,6 @@ from typing import Any
 
 from fedras_jax.spec import NOT_IN_DIGEST, Spec
 
-# The transforms that have a flag: (name, argument) -> flag.
-_TRANSFORMS = {
-    ("clip_norm", "max_norm"): "clip_norm",
-    ("pseudo_items", "share"): "pseudo_items",
-    ("pseudo_items", "rows"): "pseudo_rows",
-}
-
 
 def command(spec: Spec, *, seeds: tuple[int, ...] = ()) -> str:
     """A line for the shell, with a flag for every field that is not the default.
@@ -81,15 +74,15 @@ def _changed(spec: Spec) -> list[tuple[str, Any]]:
         if name.endswith("_args"):
             found += [(f"{name[:-1]}", f"{k}={v}") for k, v in value.items()]
         elif name == "transforms":
-            found += [transform for entry in value for transform in _transform(dict(entry))]
+            found += [("transform", _transform(**entry)) for entry in value]
         else:
             found.append((name, value))
     return found
 
 
-def _transform(entry: dict[str, Any]) -> list[tuple[str, Any]]:
-    name = entry.pop("name")
-    return [(_TRANSFORMS.get((name, k), f"{name}.{k}"), v) for k, v in entry.items()]
+def _transform(name: str, **args: Any) -> str:
+    told = ",".join(f"{k}={v}" for k, v in args.items())
+    return f"{name}:{told}" if told else name
 
 
 def _flag(name: str, value: Any) -> str:

@@ -64,6 +64,13 @@ def test_a_file_with_flags_on_top(call, tmp_path):
     assert "4 runs: 4 finished, 0 diverged, 0 to run in 0 groups" in out
 
 
+def test_an_axis_is_written_as_in_a_sweep_file(call, tmp_path):
+    arguments = ("--axis=reducer=[touched_mean,cohort_mean]", f"--workdir={tmp_path}/s")
+    code, out, err = call(*arguments, "--dry_run")
+    assert code == 0, err
+    assert "2 runs: 0 finished" in out
+
+
 def test_finished_models_are_kept_where_asked_for(call, tmp_path):
     code, _, err = call("--axis=seed=[0,1]", f"--workdir={tmp_path}/s", "--keep_models")
     assert code == 0, err
@@ -77,6 +84,8 @@ def test_finished_models_are_kept_where_asked_for(call, tmp_path):
         (["--axis=seed=[0]"], "--workdir is needed: a sweep is too long to be lost"),
         (["--axis=seed", "--workdir=w"], "--axis=seed: expected FIELD=[VALUE,...]"),
         (["--axis=seed=[0]", "--axis=seed=[1]", "--workdir=w"], "seed is there twice"),
+        (["--axis==[0]", "--workdir=w"], "--axis==[0]: expected FIELD=[VALUE,...]"),
+        (["--axis=seed=[0", "--workdir=w"], "axis seed: '[0' is neither Python nor YAML"),
         (["--axis=sed=[0]", "--workdir=w"], "unknown axis 'sed'"),
         (["--axis=seed=0", "--workdir=w"], "axis seed: expected a list of values, not 0"),
         (["--axis=seed=[0]", "--shard=2", "--workdir=w"], "--shard=2: expected i/n"),
