@@ -28,13 +28,8 @@ from fedras_jax.errors import SpecError
 
 STORE = absl_flags.DEFINE_string("store", None, "Folder that becomes the store; nothing is there.")
 MEMORY = absl_flags.DEFINE_float("memory", 2.0, "GiB that rows and ids may take.")
-COLUMNS = absl_flags.DEFINE_multi_string(
-    "column",
-    [],
-    "ROLE=NAME: the header's name for user, item, rating or time; ROLE= ignores it; repeatable.",
-)
 # Of an experiment, those that a store is made by.
-FLAGS = ("dataset", "min_rating", "k_core", "validation", "data_seed")
+FLAGS = ("dataset", "dataset_arg", "min_rating", "k_core", "validation", "data_seed")
 
 for _flag in (*FLAGS, "data_dir", "progress"):  # so that --help shows them
     absl_flags.declare_key_flag(_flag)
@@ -65,10 +60,10 @@ def make(dataset: str, path: str) -> Store:
     validation = given["validation"] is not False
     with steps(flags.PROGRESS.value) as tell:
         if dataset.startswith(PREFIX):
-            if given["min_rating"] is not None or given["k_core"] or COLUMNS.value:
+            if given["min_rating"] is not None or given["k_core"] or given["dataset_arg"]:
                 raise SpecError(
                     f"{dataset}: a synthetic store has neither ratings nor columns and keeps all "
-                    "items: leave --min_rating, --k_core and --column out"
+                    "items: leave --min_rating, --k_core and --dataset_arg out"
                 )
             n_clients, n_items, mean = sizes_of(dataset)
             more: dict[str, Any] = {} if mean is None else {"mean_interactions": mean}
@@ -78,7 +73,7 @@ def make(dataset: str, path: str) -> Store:
             return convert(
                 file,
                 path,
-                columns=_columns(),
+                columns=flags.columns(),
                 min_rating=given["min_rating"],
                 k_core=given["k_core"],
                 validation=validation,
@@ -86,12 +81,6 @@ def make(dataset: str, path: str) -> Store:
                 memory=MEMORY.value,
                 tell=tell,
             )
-
-
-def _columns() -> dict[str, str | None]:
-    """The header's names by role; None for a role to ignore."""
-    named = flags.parse_args("column", COLUMNS.value)
-    return {role: str(name) or None for role, name in named.items()}
 
 
 def _file(dataset: str) -> contextlib.AbstractContextManager[Path]:

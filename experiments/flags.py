@@ -93,11 +93,15 @@ for _name, (_define, _help) in _SPEC_FLAGS.items():
 
 # Fields of arguments have repeatable flags: --codec_arg=k=16 for `codec_args`.
 _ARGS = (
-    *("model", "codec", "budget", "profile", "arrival", "downlink", "sampler"),
+    *("dataset", "model", "codec", "budget", "profile", "arrival", "downlink", "sampler"),
     *("reducer", "client_optimizer", "server_optimizer"),
 )
+_ARGS_HELP = {
+    "dataset": "ROLE=NAME: the header's name of its user, item, rating or time; ROLE= ignores it."
+}
 for _name in _ARGS:
-    flags.DEFINE_multi_string(f"{_name}_arg", [], f"NAME=VALUE for the {_name}; repeatable.")
+    _help = _ARGS_HELP.get(_name, f"NAME=VALUE for the {_name}.")
+    flags.DEFINE_multi_string(f"{_name}_arg", [], f"{_help} Repeatable.")
 
 PSEUDO_ITEMS = flags.DEFINE_float(
     "pseudo_items", None, "Untouched items to send as if touched, as a share of the touched."
@@ -161,7 +165,8 @@ def spec_from_flags(base: Mapping[str, Any] | None = None) -> Spec:
         kept = {} if flags.FLAGS[name].present else given.get(f"{name}_args", {})
         if not isinstance(kept, Mapping):
             raise SpecError(f"{name}_args must be a mapping of arguments, not {kept!r}")
-        values[f"{name}_args"] = {**kept, **parse_args(f"{name}_arg", entries)}
+        parsed = columns() if name == "dataset" else parse_args(f"{name}_arg", entries)
+        values[f"{name}_args"] = {**kept, **parsed}
         given.pop(f"{name}_args", None)
     chain = (
         ("clip_norm", "max_norm", CLIP_NORM.value),
@@ -179,6 +184,13 @@ def spec_from_flags(base: Mapping[str, Any] | None = None) -> Spec:
         asked.append({"name": name, **parse_args("transform", split_args(args))})
     values["transforms"] = tuple(asked or given.pop("transforms", ()))
     return Spec.from_json({**given, **values})
+
+
+def columns() -> dict[str, str | None]:
+    """The header's names by role, as --dataset_arg says; None for a role to ignore."""
+    entries: Any = flags.FLAGS["dataset_arg"].value
+    named = parse_args("dataset_arg", entries, literal=False)
+    return {role: name or None for role, name in named.items()}
 
 
 def options_from_flags(**more: Any) -> dict[str, Any]:
@@ -246,8 +258,13 @@ def split_args(text: str) -> list[str]:
     return [part for part in re.split(r",(?![^\[(]*[\])])", text) if part]
 
 
-def parse_args(flag: str, entries: Sequence[str]) -> dict[str, Any]:
+def parse_args(flag: str, entries: Sequence[str], *, literal: bool = True) -> dict[str, Any]:
     """`["k=16", "dtype=float16"]` as `{"k": 16, "dtype": "float16"}`: Python literals or strings.
+
+    Args:
+      flag: whose values they are.
+      entries: the values.
+      literal: whether they may be literals; else all are strings.
 
     Raises:
       SpecError: an entry without '='.
@@ -257,6 +274,9 @@ def parse_args(flag: str, entries: Sequence[str]) -> dict[str, Any]:
         name, equals, text = entry.partition("=")
         if not equals or not name:
             raise SpecError(f"--{flag}={entry}: expected NAME=VALUE, for example k=16")
+        if not literal:
+            parsed[name] = text
+            continue
         try:
             parsed[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -97,6 +97,7 @@ def interactions_of(spec: Spec, data_dir: str | os.PathLike | None = None) -> In
     return load(
         spec.dataset,
         data_dir=data_dir,
+        columns=spec.dataset_args,
         min_rating=spec.min_rating,
         k_core=spec.k_core,
         seed=spec.data_seed,
@@ -133,7 +134,8 @@ def data_key(spec: Spec) -> tuple[Any, ...]:
     """What a Spec's data depends on: whichever item is ranked, it is the same data."""
     validation = True if spec.evaluate_on == "valid" else spec.validation
     fields = {name: getattr(spec, name) for name in DATA_FIELDS if name != "evaluate_on"}
-    return tuple((fields | {"validation": validation}).values())
+    columns = tuple(sorted(spec.dataset_args.items()))
+    return tuple((fields | {"validation": validation, "dataset_args": columns}).values())
 
 
 def histories(split: Split) -> Histories:

@@ -20,6 +20,7 @@ from fedras_jax.errors import ResultsError, SpecError
 # What the data, its held-out items and their candidates depend on.
 DATA_FIELDS = (
     "dataset",
+    "dataset_args",
     "min_rating",
     "k_core",
     "validation",
@@ -30,7 +31,7 @@ DATA_FIELDS = (
 # Changing these continues, observes or permits the same experiment; the digest leaves them out.
 NOT_IN_DIGEST = ("rounds", "eval_every", "feedback_gib", "flight_gib")
 # Fields that came later: an empty one is left out too, so that digests stay what they were.
-_LATER = ("client_optimizer_args", "reducer_args", "server_optimizer_args")
+_LATER = ("client_optimizer_args", "dataset_args", "reducer_args", "server_optimizer_args")
 
 SPLITS = ("test", "valid")
 
@@ -43,6 +44,8 @@ class Spec:
 
     Attributes:
       dataset: a name from `fedras_jax.data.datasets()`, 'synthetic:UxM', or a path.
+      dataset_args: the header's names of its 'user', 'item', 'rating' and 'time', where they differ
+        from the guesses of `data.read`; None ignores a column.
       min_rating: keep interactions rated at least this; all when None.
       k_core: drop clients and items with fewer interactions, until none is left; 0: keep all.
       validation: hold out a validation item too; None: unless the dataset brings its own split.
@@ -84,6 +87,7 @@ class Spec:
     """
 
     dataset: str = "ml-latest-small-2016"
+    dataset_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     min_rating: float | None = None
     k_core: int = 0
     validation: bool | None = None
@@ -156,6 +160,9 @@ class Spec:
             raise SpecError(f"weight_decay must be a number >= 0, not {self.weight_decay}")
         if max(self.seed, self.data_seed) >= 2**31:
             raise SpecError("seeds must be below 2**31")
+        for role, name in self.dataset_args.items():
+            if name is not None and not isinstance(name, str):
+                raise SpecError(f"dataset_args: {role} must be a column's name, not {name!r}")
         if self.evaluate_on not in SPLITS:
             raise SpecError(f"evaluate_on must be one of {SPLITS}, not {self.evaluate_on!r}")
         if self.evaluate_on == "valid" and self.validation is False:

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import fedras_jax
-from fedras_jax import bits, cohort, metrics, rng, samplers
+from fedras_jax import bits, cohort, metrics, results, rng, samplers
 from fedras_jax.assembly import assemble, histories, n_candidates, split_of
-from fedras_jax.errors import DivergedError, ResultsError, SpecError, StoppedError
+from fedras_jax.errors import DataError, DivergedError, ResultsError, SpecError, StoppedError
 from fedras_jax.spec import Spec
 from fedras_jax.stream import stream
 from fedras_jax.types import Sizes
@@ -262,3 +262,20 @@ def test_sizes_that_a_device_cannot_count_are_refused(mesh):
     many = np.broadcast_to(np.int32(0), 2**31)
     with pytest.raises(SpecError, match=r"2,147,483,648 training items are too many"):
         histories(dataclasses.replace(split_of(SMALL), items=many))
+
+
+def test_columns_have_names_of_their_own(tmp_path, mesh):
+    """A Spec may name them, and they are part of it."""
+    lines = [f"{u},{i},x" for u in range(8) for i in range(u % 3, 20, 2)]
+    (tmp_path / "own.csv").write_text("\n".join(["visitor,track,time", *lines]))
+    spec = SMALL.replace(dataset=str(tmp_path / "own.csv"), cohort_size=4, rounds=2, candidates=5)
+    with pytest.raises(DataError, match=r"found the columns visitor, track, time; .*dataset_arg"):
+        fedras_jax.run(spec, mesh=mesh)
+    named = spec.replace(dataset_args={"user": "visitor", "item": "track", "time": None})
+    result = fedras_jax.run(named, mesh=mesh, workdir=tmp_path / "here")
+    assert result.split.n_clients == 8
+    assert results.load(tmp_path / "here")["dataset_args.user"].to_pylist() == ["visitor"]
+    assert Spec.from_json(named.to_json()) == named
+    assert named.digest() != spec.digest()
+    with pytest.raises(SpecError, match="dataset_args: user must be a column's name, not 3"):
+        spec.replace(dataset_args={"user": 3})

@@ -190,8 +190,8 @@ def ratings_and_times(
         ratings = as_numbers(parts["rating"], "rating", where, expected)
     if "time" in parts:
         expected = (
-            "seconds or an ISO 8601 time a row, or columns={'time': None}, for experiments.convert "
-            "--column=time=, which ignores them"
+            "seconds or an ISO 8601 time a row, or columns={'time': None} (on a command line "
+            "--dataset_arg=time=), which ignores them"
         )
         times = as_seconds(parts["time"], "time", where, expected)
     return ratings, times
@@ -264,7 +264,8 @@ def choose_columns(
         if role not in chosen:
             raise DataError(
                 f"{where}: expected a column of {role}s ({', '.join(GUESSES[role])}), found the "
-                f"columns {', '.join(found)}; name yours with columns={{'{role}': ...}}."
+                f"columns {', '.join(found)}; name yours with columns={{'{role}': ...}} (on a "
+                f"command line --dataset_arg={role}=NAME)."
             )
     if not rated:
         chosen.pop("rating", None)

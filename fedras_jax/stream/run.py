@@ -207,6 +207,11 @@ def _fits(spec: Spec, store: Store, evaluate_clients: int) -> None:
                 f"{name}={asked}, but the store {store.path} was made with {name}={made}: leave it "
                 "out, or convert again"
             )
+    if spec.dataset_args:
+        raise SpecError(
+            f"dataset_args={dict(spec.dataset_args)}, but a store has columns of its own: name "
+            "yours as you convert"
+        )
     drawn = None if store.made["timed"] else store.made["data_seed"]
     if drawn not in (None, spec.data_seed):
         raise SpecError(

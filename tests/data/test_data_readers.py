@@ -100,7 +100,7 @@ def test_columns_may_override_a_guess(store):
 @pytest.mark.parametrize("name", FILES)
 def test_columns_may_be_ignored(store, name: str):
     path = store(name, FILES[name].replace("200", "late"))
-    fails(path, "1 of 5 time values are not numbers", "columns={'time': None}", "--column=time=")
+    fails(path, "1 of 5 time values are not numbers", "dataset_arg=time=")
     found = read(path, columns={"time": None}, min_rating=3)
     assert found.times is None
     assert found.history(0).tolist() == [0, 1, 2]

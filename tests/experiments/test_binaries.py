@@ -290,10 +290,10 @@ def test_the_default_dataset_can_be_converted(tmp_path):
 def test_columns_are_named_and_ignored_when_converting(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("1,item,rating,time\n7,8,,yesterday\n7,9,,\n")
-    flags = ("convert", f"--dataset={path}", f"--store={tmp_path}/s", "--column=user=1")
+    flags = ("convert", f"--dataset={path}", f"--store={tmp_path}/s", "--dataset_arg=user=1")
     refused = call(*flags, "--noprogress")
     assert refused.returncode == 2
     assert "time values are not numbers" in refused.stderr
-    made = call(*flags, "--column=time=", "--noprogress")
+    made = call(*flags, "--dataset_arg=time=", "--noprogress")
     assert made.returncode == 0, made.stderr
     assert open_store(tmp_path / "s").client_ids.tolist() == [7]

@@ -170,7 +170,7 @@ SHOWN = {
     "sweep": (*EXPERIMENT, "axis"),
     "convert": (
         *("dataset", "min_rating", "k_core", "validation", "data_seed", "data_dir", "progress"),
-        *("store", "memory", "column"),
+        *("store", "memory", "dataset_arg"),
     ),
     "recommend": ("workdir", "data_dir", "client", "top", "history"),
     "report": ("output", "baseline", "margin"),
