@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedras_jax import assembly
 from fedras_jax.data import Split
 from fedras_jax.programs import SEGMENT
 from fedras_jax.spec import Spec
+from fedras_jax.types import PyTree
 
 # The interpreter with its libraries, and what XLA takes to compile an equation of a round's jaxpr:
 # 0.135 to 0.151 MiB over rounds of 4,400 to 11,400 equations (four codecs and policies, x86-64,
@@ -51,8 +51,8 @@ def estimator(spec: Spec, split: Split, devices: int | None = None) -> Callable[
     traced, (_, info) = jax.make_jaxpr(algorithm.step, return_shape=True)(state, data)
     compiler = EQUATION * _equations(traced.jaxpr)
     given = assembly.arguments(spec, split.n_clients)
-    state_b, info_b, given_b = _bytes(state), SEGMENT * _bytes(info), _bytes(given)
-    shared = _bytes(data) + _bytes(split.candidates)
+    state_b, info_b, given_b = nbytes(state), SEGMENT * nbytes(info), nbytes(given)
+    shared = nbytes(data) + nbytes(split.candidates)
     n_devices = jax.device_count() if devices is None else devices
     on_cpu = jax.default_backend() == "cpu"
 
@@ -84,7 +84,7 @@ def _equations(jaxpr: Any) -> int:
     return count
 
 
-def _bytes(tree: object) -> int:
-    return sum(
-        int(np.prod(jnp.shape(x))) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)
-    )
+def nbytes(tree: PyTree) -> int:
+    """Bytes of a tree's arrays, or of their shapes and types."""
+    leaves: list[Any] = jax.tree.leaves(tree)
+    return sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves)

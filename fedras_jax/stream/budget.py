@@ -13,13 +13,14 @@ of items, or for those of a cohort of the longest histories. Where the clients o
 have more, the segment ends before. So every segment runs in the same compiled program.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fedras_jax.errors import SpecError
-from fedras_jax.types import Algorithm, PyTree
+from fedras_jax.memory import nbytes
+from fedras_jax.types import Algorithm
 
 ROUNDS = 25
 SLACK = 1.25
@@ -149,12 +150,6 @@ def plan(
             f"allow {found.total / 2**30:.2f} GiB"
         )
     return found
-
-
-def nbytes(tree: PyTree) -> int:
-    """Bytes of a tree's arrays, or of their shapes and types."""
-    leaves: list[Any] = jax.tree.leaves(tree)
-    return sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves)
 
 
 def _info(algorithm: Algorithm) -> int:
