@@ -92,7 +92,8 @@ REFUSED = [
         "convert",
         "--store=s --rounds=3 --codec_arg=k=3",
         "--rounds, --codec_arg have no effect here: of an experiment's flags --dataset, "
-        "--dataset_arg, --min_rating, --k_core, --validation, --data_seed, --data_dir, --progress have",
+        "--dataset_arg, --min_rating, --k_core, --validation, --data_seed, --data_dir, --progress "
+        "have",
     ),
     ("recommend", "--client=1 --codec=rows", "of an experiment's flags --workdir, --data_dir have"),
     ("report", "--workdir=w", "--workdir has no effect here: no experiment is run"),
