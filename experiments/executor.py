@@ -27,6 +27,7 @@ class Executor:
 
     Attributes:
       ran: how many it has run.
+      stop: whether this process was told to stop.
     """
 
     def __init__(self, *, log_clients: bool = False, loads: bool = True) -> None:
@@ -39,7 +40,7 @@ class Executor:
         self.ran, self._log_clients, self._loads = 0, log_clients, loads
         self._kept = Kept()
         flags.start_devices()
-        self._stop = flags.stop_when_told()
+        self.stop = flags.stop_when_told() if loads else lambda: False
 
     def __call__(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
         """Summary and final ranks of Specs that differ in numbers alone, by folder.
@@ -81,12 +82,12 @@ class Executor:
         """Digests of what a Spec is run on; None where no data may be loaded."""
         if not self._loads:
             return None
-        return provenance.of_split(spec, self._kept.split(spec, flags.DATA_DIR.value, None))
+        return self._kept.data(spec, flags.DATA_DIR.value)
 
     def _run(self, specs: Mapping[Path, Spec]) -> dict[Path, Outcome | DivergedError]:
         # Resumable within an arm only where it was told to stop: an arm takes minutes, and what is
         # done is not run again.
-        stop_if_told(self._stop)
+        stop_if_told(self.stop)
         options = Options(
             **flags.options_from_flags(
                 progress=False,
@@ -94,7 +95,7 @@ class Executor:
                 checkpoint_every=0,
                 checkpoint_last=False,
                 keep_states=False,
-                stop=self._stop,
+                stop=self.stop,
             )
         )
         self.ran += len(specs)

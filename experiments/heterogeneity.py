@@ -23,7 +23,7 @@ from absl import app
 from absl import flags as absl_flags
 
 from experiments import arms, flags, grids
-from experiments.executor import Executor
+from experiments.executor import Executor, stop_if_told
 from fedras_jax import metrics, report, results, retiming, timing, timing_plot
 from fedras_jax.errors import DivergedError, SpecError
 from fedras_jax.spec import Spec
@@ -130,6 +130,7 @@ def _fill_all(
     # An arm that others tell comes after them.
     order = sorted(of_arms, key=lambda arm: len(tellers[arm]) > 1)
     for arm in order:
+        stop_if_told(execute.stop)
         places = of_arms[arm]
         stored = {folder: execute.stored(folder, spec) for folder, spec in places.items()}
         lost |= {folder for folder, found in stored.items() if isinstance(found, DivergedError)}
@@ -183,6 +184,7 @@ def _retimed(places: Places, tellers: tuple[str, ...], execute: Executor) -> Pla
     """Re-times what a run of these arms on disk tells; returns the others."""
     left: Places = {}
     for folder, spec in places.items():
+        stop_if_told(execute.stop)
         run = retiming.source(spec, _siblings(folder, tellers), execute.data_of(spec))
         if run is None:
             left[folder] = spec
@@ -225,6 +227,7 @@ def _show(
     execute: Executor,
 ) -> None:
     """Tables and plots of a scenario, on the screen and in its folder."""
+    stop_if_told(execute.stop)
     diverged = [arm for arm, here in places.items() if lost & set(here)]
     lacking = [
         arm

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedras_jax import assembly, cohort, flight, hosts, shards
+from fedras_jax import assembly, cohort, flight, hosts, provenance, shards
 from fedras_jax.data import Interactions, Split
 from fedras_jax.simulate import simulate
 from fedras_jax.spec import Spec
@@ -188,6 +188,7 @@ class Kept:
         """Nothing yet."""
         self._split: tuple[Any, Interactions | None, Split] | None = None
         self._programs: tuple[Any, Programs] | None = None
+        self._data: dict[str, provenance.Data] = {}
 
     def split(
         self, spec: Spec, data_dir: str | os.PathLike | None, interactions: Interactions | None
@@ -201,6 +202,21 @@ class Kept:
                 found = last[2]
             last = self._split = (key, interactions, found)
         return last[2]
+
+    def data(
+        self,
+        spec: Spec,
+        data_dir: str | os.PathLike | None,
+        interactions: Interactions | None = None,
+    ) -> provenance.Data:
+        """Digests of a Spec's data, which is loaded for them once."""
+        if interactions is not None:
+            return provenance.of_split(spec, self.split(spec, data_dir, interactions))
+        about = (assembly.data_key(spec), spec.profile, dict(spec.profile_args), str(data_dir))
+        key = repr(about)
+        if key not in self._data:
+            self._data[key] = provenance.of_split(spec, self.split(spec, data_dir, None))
+        return self._data[key]
 
     def programs(self, spec: Spec, split: Split, size: int, **how: Any) -> Programs:
         """Programs for so many runs like a Spec, with the further arguments of `Programs`."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedras_jax import bits, checkpoint, record, results
+from fedras_jax import bits, checkpoint, provenance, record, results
 from fedras_jax.assembly import assemble, interactions_of, n_candidates, split_of
 from fedras_jax.data import Interactions, Split
 from fedras_jax.errors import DataError, ResultsError, SpecError
@@ -203,7 +203,7 @@ def _trained(
 
     Raises:
       DataError: the data is not what the run was trained on.
-      ResultsError: no checkpoint of the final state.
+      ResultsError: no checkpoint of the final state, or data of the same sizes and other content.
     """
     model, algorithm, _ = assemble(spec, split)
     dense = bits.dense_bits(algorithm.sizes, algorithm.n_shared) / 8
@@ -214,6 +214,7 @@ def _trained(
             f"and a table of {dense:,.0f} bytes, the run {told[0]} and {told[1]:,.0f}; give the "
             "data_dir of the run"
         )
+    results.require_data(folder, provenance.of_split(spec, split))
     saved = record.last(folder, spec, algorithm, split.n_clients)
     if saved is None or checkpoint.digest(saved.tree["state"]) != summary["state_digest"]:
         at = "gone" if saved is None else f"of round {saved.round}"

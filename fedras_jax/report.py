@@ -70,7 +70,7 @@ def heading(base: Spec, summary: Mapping[str, Any], seeds: Sequence[int]) -> str
         f"held-out item is ranked among {ranked}.\n"
         "Bytes are per client and round, headers included; uplink saved against the "
         "whole float32 table and\nagainst the touched rows in float32 (negative: larger). "
-        "clients/s leaves compilation out.\n"
+        "clients/s is of training alone.\n"
     )
 
 

@@ -173,7 +173,9 @@ def _run_group(
 
     split, algorithms = hosts.together(ready)
     warn_of_few(first, split)
-    data = hosts.together(lambda: [provenance.of_split(spec, split) for spec in specs])
+    data = hosts.together(
+        lambda: [kept.data(spec, options.data_dir, interactions) for spec in specs]
+    )
     folders = claim(specs, workdirs, data)
     done = _stored(specs, algorithms, folders, split, options, mesh)
     left = [i for i in range(len(specs)) if i not in done]

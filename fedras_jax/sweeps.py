@@ -8,7 +8,6 @@ A folder is named by its Spec's digest, so a run that is there is not run again,
 came from.
 """
 
-import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from fedras_jax import assembly, axes, checkpoint, engines, memory, provenance, results
+from fedras_jax import assembly, axes, checkpoint, engines, memory, results
 from fedras_jax.axes import expand
 from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.options import Options
@@ -175,7 +174,6 @@ def plan(
     options = options or Options()
     budget = memory_gib * 2**30
     kept = Kept()
-    data_of = functools.partial(kept.split, data_dir=options.data_dir, interactions=None)
     shared: dict[tuple[Any, ...], list[Spec]] = {}
     for spec in specs:
         shared.setdefault((assembly.data_key(spec), *_program(spec)), []).append(spec)
@@ -189,7 +187,7 @@ def plan(
         for spec in members:
             folder = folder_of(workdir, spec)
             if folder.exists():
-                results.require_data(folder, provenance.of_split(spec, data_of(spec)))
+                results.require_data(folder, kept.data(spec, options.data_dir))
             ended, start = _stands(folder, spec)
             if ended == "finished":
                 finished.append(spec)
@@ -199,7 +197,8 @@ def plan(
                 waiting.setdefault(start, []).append(spec)
         if not waiting:
             continue
-        of_size = memory.estimator(members[0], data_of(members[0]), options.devices or devices)
+        split = kept.split(members[0], options.data_dir, None)
+        of_size = memory.estimator(members[0], split, options.devices or devices)
         # All groups of a program have one size, so that it is compiled once.
         size = _size(max(map(len, waiting.values())), of_size, budget, members[0])
         for start, left in sorted(waiting.items()):

@@ -27,7 +27,7 @@ def rounds_of(spec, ranks, n=None):
     return columns
 
 
-def write_run(folder, spec, ranks, *, status="finished", message="loss nan", log=None):
+def write_run(folder, spec, ranks, *, status="finished", message="loss nan", log=None, data=None):
     """A run's folder; an unfinished or diverged one has half of its rounds.
 
     Args:
@@ -37,9 +37,10 @@ def write_run(folder, spec, ranks, *, status="finished", message="loss nan", log
       status: as `results.load` has it.
       message: of a run that diverged.
       log: columns of clients.parquet.
+      data: digests of what it is of.
     """
     ranks = np.asarray(ranks, np.int32)
-    results.claim(folder, spec, {})
+    results.claim(folder, spec, data or {})
     done = status == "finished"
     rounds = rounds_of(spec, ranks, None if done else spec.rounds // 2)
     results.write_table(folder / "rounds.parquet", rounds)

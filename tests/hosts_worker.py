@@ -19,6 +19,7 @@ from fedras_jax.options import Options
 from fedras_jax.programs import Kept
 from fedras_jax.run import run_group
 from fedras_jax.spec import Spec
+from fedras_jax.stream import stream
 from fedras_jax.stream.budget import Plan
 from fedras_jax.stream.segments import Segments
 from fedras_jax.types import Cohort
@@ -47,6 +48,18 @@ def told(make, *args, **kwargs):
     except (FedrasError, KeyError) as e:
         return [type(e).__name__, str(e)]
     raise AssertionError(f"no error, but {made!r}")
+
+
+def told_of_stores(me, folder):
+    """One path with another store on each, of which the second's is too large for the memory.
+
+    It must not find that out alone, while the other waits.
+    """
+    split = leave_one_out(synthetic((40, 4000)[me], 60), n_candidates=0)
+    (folder / f"of{me}").mkdir()
+    with contextlib.chdir(folder / f"of{me}"):
+        write_split("store", split)
+        return told(stream, SPEC.replace(dataset="store"), memory=1e-3)
 
 
 @contextlib.contextmanager
@@ -169,6 +182,7 @@ def everything(me, folder, nowhere):
     found["again"] = again.rounds == result.rounds
     other = synthetic(40, 60, seed=me)
     found["refused"] = {
+        "store": told_of_stores(me, folder),
         "spec": told(run, folder / "refused", SPEC.replace(client_lr=0.5 + me)),
         "rounds": told(run, folder / "refused", SPEC.replace(rounds=8 + me)),
         "data": told(run, None, interactions=other),

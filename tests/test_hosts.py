@@ -144,6 +144,7 @@ def test_processes_that_differ_are_refused(pair):
         "spec": "processes differ: client_lr is 0.5 on process 0 and 1.5 on process 1",
         "rounds": "processes differ: rounds is 8 on process 0 and 9 on process 1",
         "options": "processes differ: checkpoint_every is 2 on process 0 and 3 on process 1",
+        "store": "processes differ: the store's digest is ",
         "data": "processes differ: the digest of the interactions is ",
         "group": "2 runs in a group, but several processes run one together",
         "mesh": "a mesh with devices of 1 of 2 processes: every process needs one",

@@ -11,7 +11,7 @@ from fake_runs import SPEC, ranks_of, write_run, write_sweep
 from fedras_jax import axes, metrics, page, results, stats
 from fedras_jax.errors import ResultsError, SpecError
 from fedras_jax.page import cells, commands, compare, curves, figures
-from fedras_jax.page.collect import METRICS, Arm, Run
+from fedras_jax.page.collect import METRICS, Arm, Run, collect
 from fedras_jax.page.page import _sentence
 
 DIRECTIONAL = SPEC.replace(codec="directional", codec_args={"k": 4})
@@ -297,6 +297,9 @@ def test_styles_differ_for_many_arms():
             )
         ),
         SPEC.replace(server_optimizer="adam", server_optimizer_args={"b1": 0.5, "eps": 1e-3}),
+        SPEC.replace(
+            dataset="own.csv", dataset_args={"user": "visitor", "item": "1", "time": None}
+        ),
     ],
 )
 def test_commands_give_the_spec_back(spec):
@@ -366,3 +369,19 @@ def test_unfinished_arms_have_curves(study):
     late = next(arm for arm in study.groups[0].arms if arm.name == "sign")
     assert curves.curve(late, 100)["rounds"].tolist() == [2, 4]
     assert results.load(late.runs[0].row["folder"])["status"].to_pylist() == ["unfinished"]
+
+
+def test_runs_on_data_of_the_same_name_are_kept_apart(tmp_path):
+    """What lay there may have changed: such runs are neither paired nor repeated."""
+    for name, spec, data in (
+        ("old", SPEC, "1"),
+        ("new", SPEC, "2"),
+        ("rows", SPEC.replace(codec="rows"), "2"),
+    ):
+        write_run(tmp_path / name, spec, [1, 2, 3], data={"interactions": data})
+    study = collect(tmp_path)
+    assert study.repeated == ()
+    assert [len(group.arms) for group in study.groups] == [2, 1]
+    titles = [group.title for group in study.groups]
+    assert len(set(titles)) == 2
+    assert all(", data " in title for title in titles)

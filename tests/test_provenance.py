@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fedras_jax
-from fedras_jax import provenance, results, retiming
+from fedras_jax import assembly, provenance, results, retiming, sweeps
 from fedras_jax.data import leave_one_out, synthetic
 from fedras_jax.data.store import open_store, write_split, writing
 from fedras_jax.errors import ResultsError, SpecError
@@ -150,3 +150,32 @@ def test_a_store_whose_held_out_items_are_drawn_has_its_own_seed(tmp_path, timed
     with pytest.raises(SpecError, match=r"data_seed=1, but .* were drawn with data_seed=3"):
         stream(spec)
     assert stream(spec.replace(data_seed=3)).summary
+
+
+def test_a_sweep_goes_on_where_its_folder_was_claimed_by_half(tmp_path):
+    spec = SPEC.replace(dataset="synthetic:20x30x8")
+    sweeps.folder_of(tmp_path, spec).mkdir(parents=True)
+    assert fedras_jax.sweep(spec, {"seed": [0]}, workdir=tmp_path).num_rows == 1
+
+
+def test_data_is_loaded_once_for_all_that_are_finished(tmp_path, monkeypatch):
+    """Also where runs take turns between two forms of it."""
+    spec = SPEC.replace(dataset="synthetic:20x30x8")
+    along = {"seed": [0, 1], "evaluate_on": ["test", "valid"], "candidates": [0, 5]}
+    fedras_jax.sweep(spec, along, workdir=tmp_path)
+    loaded = []
+    split_of = assembly.split_of
+    monkeypatch.setattr(assembly, "split_of", lambda *a, **k: loaded.append(a) or split_of(*a, **k))
+    assert fedras_jax.sweep(spec, along, workdir=tmp_path).num_rows == 8
+    assert len(loaded) == 4
+
+
+def test_the_seed_of_a_store_with_times_is_not_in_its_digest(tmp_path):
+    found = synthetic(20, 30, mean_interactions=8)
+    digests = []
+    for seed in (0, 1):
+        with writing(tmp_path / str(seed), seed=seed) as writer:
+            writer.add(np.diff(found.offsets), found.items)
+            writer.finish("toy", np.arange(20), np.arange(30), {})
+        digests.append(open_store(tmp_path / str(seed)).digest)
+    assert digests[0] == digests[1]

@@ -1,5 +1,6 @@
 """What a run recommends is what its own table and vectors say, read back from its folder."""
 
+import dataclasses
 import json
 import shutil
 
@@ -241,4 +242,11 @@ def test_other_data_than_the_run_was_trained_on_is_refused(finished, monkeypatch
     monkeypatch.setattr(checkpoint, "restore", None)
     assert assembly.split_of(SPEC, interactions=other).n_items == 91
     with pytest.raises(DataError):
+        recommend(finished[0], 3, interactions=other)
+
+
+def test_other_data_of_the_same_sizes_is_refused(finished):
+    plain = fedras_jax.load(SPEC.dataset, seed=SPEC.data_seed)
+    other = dataclasses.replace(plain, items=89 - plain.items)
+    with pytest.raises(ResultsError, match="holds a run on other data"):
         recommend(finished[0], 3, interactions=other)

@@ -440,7 +440,10 @@ def test_a_client_without_examples_is_as_if_it_were_not_there():
         ({"history_lengths": LENGTHS[:-1]}, "history_lengths: expected one for each of 12 clients"),
         ({"history_lengths": LENGTHS - 1}, "each must lie between 0 and the number of items"),
         ({"n_items": 50}, "each must lie between 0 and the number of items"),
-        ({"negatives": -1}, "negatives must not be negative, not -1"),
+        (
+            {"negatives": -1},
+            "fewer than 2**31 for a client's 98 training items, not -1 an item",
+        ),
         ({"chunk": 0}, "chunk must be at least 1, not 0"),
         ({"sampler": samplers.fixed_size(13)}, "a cohort of 13 slots, but only 12 clients"),
         (

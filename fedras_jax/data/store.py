@@ -59,7 +59,7 @@ class Store:
         client_ids, item_ids: the source's own ids, memory-mapped.
         made: how it was made: the filters and the split's settings; `timed`, whether held-out
             items are the last in time, or drawn with `data_seed` (None: not known).
-        digest: SHA-256 of all that it holds, taken as it was written.
+        digest: SHA-256 of all that its columns hold, taken as they were written.
     """
 
     path: Path
@@ -190,7 +190,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         client_ids=columns["client_ids"],
         item_ids=columns["item_ids"],
         made=meta["made"],
-        digest=meta["digest"],
+        digest=_digest(meta["columns"]),
     )
 
 
@@ -222,7 +222,7 @@ def _meta(path: Path) -> dict[str, Any]:
 
 
 def _digest(meta: Mapping[str, Any]) -> str:
-    """SHA-256 over all else that `meta.json` says, sizes and digests of the columns among it."""
+    """SHA-256 over what `meta.json` says besides it, sizes and digests of the columns among it."""
     rest = {key: value for key, value in meta.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

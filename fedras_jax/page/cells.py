@@ -30,7 +30,7 @@ COLUMNS = (
     ("hours", "hours to target", "{:.3f}", "simulated"),
     ("sooner", "times sooner", "{:.2f}", "than the baseline"),
     ("front", "front", "{}", "of NDCG@10 against bytes: up, both"),
-    ("clients_per_s", "clients/s", "{:,.0f}", "of the simulation, without compilation"),
+    ("clients_per_s", "clients/s", "{:,.0f}", "of training, without compilation and evaluation"),
 )
 
 

@@ -134,21 +134,22 @@ def collect(paths: find.Paths, *, baseline: str | None = None) -> Study:
     ]
     rounds = _split(results.load(paths, "rounds"))
     ranks = _split(results.load(paths, "ranks"))
-    kept: dict[tuple[str, int], dict[str, Any]] = {}
+    kept: dict[tuple[str, str | None, int], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["status"] != "finished"):
-        kept.setdefault((row["digest"], row["rounds"]), row)
+        kept.setdefault((row["digest"], row["data"], row["rounds"]), row)
     chosen = {row["folder"] for row in kept.values()}
-    groups: dict[str, list[Run]] = {}
+    groups: dict[tuple[str, str | None], list[Run]] = {}
     for row in rows:
         if row["folder"] in chosen:
             mine = ranks.get(row["folder"])
             run = Run(row, rounds.get(row["folder"]), None if mine is None else mine["rank"])
-            groups.setdefault(_key(row, lambda name: name in DATA), []).append(run)
+            key = (_key(row, lambda name: name in DATA), row["data"])
+            groups.setdefault(key, []).append(run)
     heads = {key: fields(runs[0].row) for key, runs in groups.items()}
     _, telling = _split_fields(list(heads.values()))
     of_data = [name for name in telling if name.partition(".")[0] in DATA]
     built = [
-        _group(_title(heads[key], of_data), runs, baseline)
+        _group(_title(heads[key], of_data) + _of(key, groups), runs, baseline)
         for key, runs in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     if baseline is not None and not any(
@@ -318,6 +319,13 @@ def _title(head: Mapping[str, Any], telling: Sequence[str]) -> str:
         if name != "dataset" and name in head
     ]
     return ", ".join([head["dataset"], *rest])
+
+
+def _of(key: tuple[str, str | None], groups: Iterable[tuple[str, str | None]]) -> str:
+    """What tells a group from others whose data have the same name."""
+    named, data = key
+    several = sum(other == named for other, _ in groups) > 1
+    return f", data {data or 'unknown'}" if several else ""
 
 
 def _dense(arms: Sequence[Arm]) -> Arm | None:

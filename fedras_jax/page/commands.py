@@ -72,7 +72,9 @@ def _changed(spec: Spec) -> list[tuple[str, Any]]:
         if name == "seed" or value == getattr(default, name):
             continue
         if name.endswith("_args"):
-            found += [(f"{name[:-1]}", f"{k}={v}") for k, v in value.items()]
+            # A column that is ignored has no name.
+            none = "" if name == "dataset_args" else None
+            found += [(name[:-1], f"{k}={none if v is None else v}") for k, v in value.items()]
         elif name == "transforms":
             found += [("transform", _transform(**entry)) for entry in value]
         else:

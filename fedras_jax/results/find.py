@@ -1,5 +1,6 @@
 """Where runs lie, and what one of them has left, as tables."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from fedras_jax.errors import FedrasError, ResultsError
-from fedras_jax.results.read import read_diverged, read_json, read_log
+from fedras_jax.results.read import DATA, read_diverged, read_json, read_log
 from fedras_jax.spec import Spec
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 # Files that say whether what was read of a run is still what it holds.
-_TOLD_BY = ("spec.json", "summary.json", "diverged.json", "rounds.parquet", "ranks.parquet")
+_TOLD_BY = (
+    "spec.json",
+    "summary.json",
+    "diverged.json",
+    "rounds.parquet",
+    "ranks.parquet",
+    "data.json",
+)
 # Groups of a summary, the figures that every version writes, and the prefix of their columns.
 GROUPS = {
     "metrics": (("hr@10", "ndcg@10"), ""),
@@ -112,7 +120,15 @@ def row(run: Found) -> dict[str, Any]:
     if told["status"] == "unfinished" and (diverged := read_diverged(run.folder)) is not None:
         figures = {f"diverged.{name}": value for name, value in diverged._asdict().items()}
         told = {"status": "diverged", **figures}
-    return {"digest": spec.digest(), **told, **_flat(spec)}
+    return {"digest": spec.digest(), "data": _data(run), **told, **_flat(spec)}
+
+
+def _data(run: Found) -> str | None:
+    """12 hex digits that name what a run is of; None where it does not say."""
+    if DATA not in run.files:
+        return None
+    text = json.dumps(read_json(run.folder / DATA), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _flat(spec: Spec) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fedras_jax.spec import Spec
 WORTH = 100
 _KEY = b"fedras_jax.index"
 # Another layout, or other fields of a Spec: read everything again.
-_LAYOUT = ["1", *(field.name for field in dataclasses.fields(Spec))]
+_LAYOUT = ["2", *(field.name for field in dataclasses.fields(Spec))]
 
 
 class Indexed(NamedTuple):

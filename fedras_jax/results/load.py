@@ -36,7 +36,7 @@ _SPEC_KINDS = {
     for field in dataclasses.fields(Spec)
     if not field.name.endswith("_args")
 }
-_FIRST = ("folder", "digest", "status", "diverged.round", "diverged.message")
+_FIRST = ("folder", "digest", "data", "status", "diverged.round", "diverged.message")
 # Runs whose rows don't change any more.
 _ENDED = {"rounds": ("finished", "diverged"), "ranks": ("finished",)}
 # Fields of a Spec that say which run of an arm a row is of.
@@ -46,7 +46,8 @@ _OF_RUN = ("folder", "digest", "seed")
 def load(paths: Paths, table: str = "runs") -> pa.Table:
     """What runs were and what came of them, as one table.
 
-    - 'runs': a row a run: `folder`, `digest`, `status` ('finished', 'diverged' or 'unfinished');
+    - 'runs': a row a run: `folder`, `digest` of the Spec, `data` (digits that name what it is of),
+      `status` ('finished', 'diverged' or 'unfinished');
       every field of the Spec, those of arguments as `codec_args.k`; the figures of the summary,
       metrics as `hr@10` and others as `payload.up_bytes_mean`. What a run lacks is null. An
       argument that is a number in some runs and something else in others is a string in all, and

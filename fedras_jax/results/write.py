@@ -73,11 +73,13 @@ def claim(workdir: str | os.PathLike, spec: Spec, data: Mapping[str, str]) -> Pa
 
 
 def require_data(folder: Path, data: Mapping[str, str]) -> None:
-    """Whether a run that has a folder is of this data.
+    """Whether a run that has a folder is of this data; one that holds no run may be of any.
 
     Raises:
       ResultsError: it is of other data, or does not say of which.
     """
+    if not (folder / "spec.json").exists():
+        return
     own = read_data(folder)
     differ = sorted(name for name in {*own, *data} if own.get(name) != data.get(name))
     if differ:

@@ -125,6 +125,7 @@ def _stream(
         return store, split, assembly.assemble(spec, split)[1]
 
     store, split, algorithm = hosts.together(ready)
+    hosts.require_same({"the store's digest": store.digest})  # before what depends on its sizes
     warn_of_few(spec, split)
     arguments = assembly.arguments(spec, store.n_clients)
     if isinstance(arguments.profile, Trace):
