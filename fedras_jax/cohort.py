@@ -188,9 +188,11 @@ def fold_clients(
     layout = layout or Layout()
     hand = _deal(length, n_devices, home)
     share = hand.shape[1]
-    # A chunk may reach beyond the last client by all but one of its slots.
+    # A chunk may reach beyond the last client by all but one of its slots. And there are more slots
+    # than in any chunk: of what always reads the same ones XLA would make no part of a loop that
+    # may run no time, but compute it for every width.
     chunk = min(chunk, share)
-    hand = jnp.pad(hand, [(0, 0), (0, chunk - 1)], constant_values=n)
+    hand = jnp.pad(hand, [(0, 0), (0, max(chunk - 1, 1))], constant_values=n)
 
     def collect(x):
         return jnp.zeros((n, *x.shape[2:]), x.dtype).at[hand].set(x, mode="drop")

@@ -179,3 +179,27 @@ def test_what_clients_keep_is_packed_and_unpacked_bit_for_bit():
             assert found[name].dtype == x.dtype
             assert np.asarray(found[name]).tobytes() == np.asarray(x).tobytes()
     assert cohort._unpack(cohort._pack((), 4), ()) == ()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_single_client_is_run_at_its_own_width_alone(devices):
+    """XLA must not take what it does out of the loops of all the other widths."""
+    mesh = None if devices == 1 else cohort.client_mesh(devices)
+    ran = []
+
+    def client(width, broadcast, one):
+        def work(x):
+            ran.append(width)
+            return np.asarray(x)
+
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return jax.pure_callback(work, shape, one, vmap_method="expand_dims"), ()
+
+    @jax.jit
+    def fold(inputs, length):
+        add, how = lambda acc, x: acc + x.sum(), {"widths": (1, 2, 3, 4), "chunk": 8, "mesh": mesh}
+        return cohort.fold_clients(client, add, jnp.zeros(()), (), inputs, length, **how)[0]
+
+    total = fold(jnp.arange(1.0, devices + 1), jnp.full(devices, 2, jnp.int32))
+    assert total == sum(range(1, devices + 1))
+    assert ran == [2] * devices
