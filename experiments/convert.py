@@ -10,6 +10,8 @@ runs.
 """
 
 import contextlib
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -38,6 +40,7 @@ for _flag in (*FLAGS, "data_dir", "progress"):  # so that --help shows them
 def main(argv: list[str]) -> None:
     with flags.friendly_errors():
         flags.no_arguments(argv)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clear up
         flags.refuse_all_but(*FLAGS, "data_dir", "progress")
         if STORE.value is None:
             raise SpecError("--store is needed: where the store goes, as in stores/ratings")

@@ -323,7 +323,8 @@ def set_bits(item: Int[Array, " n"], mask: Bool[Array, " n"], universe: int) -> 
 
     A bitmap takes a bit for each member of the universe, ids the width of an index each, and
     Rice-coded gaps 1 + r + floor(gap / 2^r) bits each, for the best r. Rice codes come within 3 %
-    of the entropy of a random set.
+    of the entropy of a random set of up to a third of the universe; of half of it and more the
+    bitmap, which then is smaller, takes up to 1.4 times the entropy at four fifths.
 
     Args:
       item: i32[N] distinct where unmasked, in any order.

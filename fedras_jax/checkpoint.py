@@ -46,7 +46,7 @@ def digest(tree: PyTree) -> str:
     """SHA-256 over the bytes of every array in a tree."""
     sha = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))  # without a copy
+        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)  # no copy
     return sha.hexdigest()
 
 
@@ -110,7 +110,9 @@ def restore(workdir: str | os.PathLike, spec: Spec, template: PyTree) -> Saved |
         )
     for step, reason in torn.items():
         _LOG.warning("checkpoint %s/%d is torn, and set aside: %s", folder, step, reason)
-        (folder / str(step)).rename(folder / f"torn-{step}")
+        aside = folder / f"torn-{step}"
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+        (folder / str(step)).rename(aside)
     return found
 
 
@@ -130,6 +132,9 @@ class Checkpoints:
         Raises:
           ResultsError: this or the save before it cannot be written.
         """
+        if self._orbax is not None:
+            with self._writing():
+                self._orbax[0].wait_until_finished()  # so that its copies of the last save are gone
         # Copies, because the next rounds will write where these arrays are.
         tree = jax.tree.map(lambda x: np.array(x, copy=True), tree)
         about = {"version": VERSION, "spec": self._spec.to_json(), "digest": digest(tree)}

@@ -330,7 +330,9 @@ def leave(code: int) -> None:
 
 def _pickled(value: Any) -> bytes:
     try:
-        return pickle.dumps(value)
+        told = pickle.dumps(value)
+        pickle.loads(told)  # some can be written, and not be read
+        return told
     except Exception as e:
         if isinstance(value, _Outcome) and value.error is not None:  # some exceptions cannot be
             return pickle.dumps(_Outcome(None, FedrasError(repr(value.error))))

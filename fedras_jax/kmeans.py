@@ -284,8 +284,8 @@ def _orthonormal(basis: Float[Array, "r d"]) -> Float[Array, "r d"]:
 
         def remove(_, v):
             v = v - jnp.dot(jnp.dot(done, v, precision=PRECISION), done, precision=PRECISION)
-            # Of a unit vector, less than this is rounding and no direction.
-            return _unit(jnp.where(jnp.sum(v * v) > 1e-13, v, 0))
+            # Of a unit vector, less than this is rounding and no direction. NaN is not less.
+            return _unit(jnp.where(jnp.sum(v * v) <= 1e-13, 0, v))
 
         # Once more, because the first remainder may be mostly rounding.
         v = jax.lax.fori_loop(0, 2, remove, _unit(basis[i]))

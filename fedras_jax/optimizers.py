@@ -1,7 +1,10 @@
 """The server's optimizers, made by optax. All their numbers may be tracers.
 
-Fed the negated mean change, `adagrad`, `adam` and `yogi` are those of adaptive federated
-optimization (Reddi et al., ICLR 2021), whose tau is `eps`.
+Fed the negated mean change, `adagrad`, `adam` and `yogi` do what adaptive federated optimization
+does (Reddi et al., ICLR 2021), in optax's form: `adam` and `yogi` correct the bias of their
+moments, `adagrad` adds `eps` below the root, and `yogi` begins with moments of 1e-6. All but `sgd`
+and `adagrad` move an item on after the rounds in which it was touched, by what is left of its
+moments; where few clients take part most items are in that case, and small steps are wanted.
 """
 
 import jax

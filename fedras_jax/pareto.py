@@ -132,12 +132,17 @@ def _against(arm: Arm, base: Arm, margin: float) -> dict[str, Any]:
         found.append(compared.no_loss)
         for name in ("difference", "lower", "low", "upper", "p_value"):
             row[f"{metric}_{name}"] = None if arm is base else getattr(compared, name)
-    row["no_loss"], row["verdict"] = all(found), "yes" if all(found) else "no"
+    row["no_loss"], row["verdict"] = all(found), verdict(all(found), arm.ranks)
     if arm is base:
         row |= {"no_loss": None, "verdict": None}
-    elif len(arm.ranks) < SEEDS_OF_A_CLAIM:
-        row |= {"verdict": f"{count_of_seeds(arm.ranks)}: not a claim"}
     return row
+
+
+def verdict(no_loss: bool, ranks: np.ndarray) -> str:
+    """'yes' or 'no', once there are seeds enough to say so."""
+    if len(ranks) < SEEDS_OF_A_CLAIM:
+        return f"{count_of_seeds(ranks)}: not a claim"
+    return "yes" if no_loss else "no"
 
 
 def count_of_seeds(ranks: np.ndarray) -> str:
@@ -188,6 +193,8 @@ def _against_form(
     if below:
         arm_bytes, arm = below[-1]
         compared = stats.non_inferiority(arm.ranks, rival.ranks, metric=METRICS[0])
-        row |= {"arm": arm.name, "arm_bytes": arm_bytes, "p_value": compared.p_value}
+        # A single seed says nothing of others.
+        p_value = compared.p_value if len(rival.ranks) > 1 else None
+        row |= {"arm": arm.name, "arm_bytes": arm_bytes, "p_value": p_value}
         row |= {name: getattr(compared, name) for name in ("difference", "low", "upper")}
     return row

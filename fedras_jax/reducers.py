@@ -12,7 +12,11 @@ from fedras_jax.types import Array, Decoded, Reducer
 
 
 def touched_mean() -> Reducer:
-    """Per item, the weighted mean over the clients that touched it; others keep their value."""
+    """Per item, the weighted mean over the clients that sent it; the change of others is zero.
+
+    With codecs that send a part of the touched rows alone, an item that one of ten sent changes as
+    if the other nine agreed: such codecs want `cohort_mean` and a longer step of the server.
+    """
 
     def zero(sizes):
         # The weights have a column, as rows do: a reshape would copy all of them at each addition.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedras_jax import metrics, network, registry, stats
+from fedras_jax import metrics, network, pareto, registry, stats
 from fedras_jax.spec import Spec
 
 # The target, as a share of the baseline's final quality.
@@ -175,7 +175,7 @@ def table(
                 "downlink": downlink(arm.spec),
                 "hr@10": float(np.mean([m["hr@10"] for m in found])),
                 "ndcg@10": float(np.mean([m[METRIC] for m in found])),
-                "no_loss": "baseline" if arm is base else "yes" if kept else "no",
+                "no_loss": "baseline" if arm is base else pareto.verdict(kept, arm.ranks),
                 "hr_bound": None if arm is base else hr.lower,
                 "ndcg_bound": None if arm is base else ndcg.lower,
                 "hours": None if np.isnan(reached).any() else float(reached.mean() / 3600),

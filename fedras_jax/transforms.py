@@ -21,8 +21,9 @@ def clip_norm(max_norm: float | Array) -> Transform:
     """Scale an update down to an L2 norm of at most `max_norm`, rows and shared parameters as one.
 
     The bound on one client's influence that differentially private training starts from
-    (McMahan et al., Learning differentially private recurrent language models, ICLR 2018). What is
-    not finite stays so.
+    (McMahan et al., Learning differentially private recurrent language models, ICLR 2018). It
+    bounds what the codec is given: what the server decodes may be longer, with codecs that are
+    unbiased or hashed, and with error feedback. What is not finite stays so.
     """
 
     def apply(ctx, key, role, update):

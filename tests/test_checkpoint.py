@@ -403,3 +403,17 @@ def test_orbax_is_quiet_and_others_are_heard_through_its_logger(tmp_path, caplog
 def test_options_out_of_range_are_refused(option):
     with pytest.raises(SpecError, match="must be at least"):
         fedras_jax.run(SPEC, **option)
+
+
+def test_what_is_torn_a_second_time_is_set_aside_too(tmp_path):
+    for _ in range(2):
+        saving = checkpoint.Checkpoints(tmp_path, SPEC)
+        saving.save(1, {"x": np.zeros(3)})
+        saving.save(2, {"x": np.ones(3)})
+        saving.close()
+        for path in (tmp_path / "checkpoints/2").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"torn")
+        found = checkpoint.restore(tmp_path, SPEC, {"x": np.zeros(3)})
+        assert found.round == 1
+    assert (tmp_path / "checkpoints/torn-2").is_dir()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import fedras_jax
 from benchmarks import kills
 from experiments import distributed
 from fedras_jax import cohort, hosts
-from fedras_jax.errors import SpecError
+from fedras_jax.errors import FedrasError, SpecError
 
 WORKER = Path(__file__).with_name("hosts_worker.py")
 FLAGS = (
@@ -267,3 +268,16 @@ def test_alone_it_is_as_if_it_were_not_there():
     with pytest.raises(RuntimeError, match="UNAVAILABLE"), hosts.watched():
         raise RuntimeError("UNAVAILABLE")
     assert isinstance(hosts.put(np.ones(2), None), jax.Array)
+
+
+class Picky(Exception):
+    """Can be pickled, and not be read again."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def test_an_error_that_cannot_be_read_elsewhere_is_told():
+    told = pickle.loads(hosts._pickled(hosts._Outcome(None, Picky(1, 2))))
+    assert isinstance(told.error, FedrasError)
+    assert "1 2" in str(told.error)

@@ -274,16 +274,18 @@ def test_main_directions(rank):
     agree(directions.coordinates, rows, basis)
 
 
-def test_main_directions_of_what_is_too_large_are_nan():
+@pytest.mark.parametrize("rank", [1, 2])
+def test_main_directions_of_what_is_too_large_are_nan(rank):
     rows, mask = clients()
     rows = rows.at[4, 1, 1].set(1e20).at[3].set(jnp.nan)
     mask = mask.at[3].set(True)
     loops, plain = both(
-        lambda x, m: kmeans.main_directions(x, m, 1, largest=bits.LARGEST), rows, mask
+        lambda x, m: kmeans.main_directions(x, m, rank, largest=bits.LARGEST), rows, mask
     )
     for found in (loops, plain):
         assert np.isnan(found[3:]).all()
-    np.testing.assert_allclose(loops[:3], plain[:3], rtol=RTOL, atol=1e-4)
+    # As in the test above of those that are sound.
+    np.testing.assert_allclose(loops[:3], plain[:3], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 5])

@@ -1,5 +1,6 @@
 """Streamed rounds against rounds with all clients in memory: the same, from a part of them."""
 
+import dataclasses
 import errno
 import functools
 import os
@@ -195,9 +196,9 @@ def sizes(memory, **how):
 
 def test_private_state_lies_where_it_fits():
     assert sizes(2048).kept == 256_000
-    found = {kib: sizes(kib).private for kib in (2048, 1999, 1024, 999, 512)}
-    assert found == {2048: "device", 1999: "host", 1024: "host", 999: "disk", 512: "disk"}
-    assert sizes(999, private="host").private == "host"
+    found = {kib: sizes(kib).private for kib in (2048, 1999, 1536, 1499, 512)}
+    assert found == {2048: "device", 1999: "host", 1536: "host", 1499: "disk", 512: "disk"}
+    assert sizes(1499, private="host").private == "host"
     for kib in found:
         assert sizes(kib).total <= 1024 * kib
 
@@ -347,3 +348,33 @@ def test_evaluation_takes_parameters_alone(folder, monkeypatch):
     parts = {part for part, _ in taken}
     assert parts == {None, "clients"}
     assert {len(leaves) for part, leaves in taken if part == "clients"} == {1}
+
+
+def test_only_clients_with_an_item_are_evaluated(tmp_path):
+    """However few they are; more cannot be asked for."""
+    split = leave_one_out(interactions(), n_candidates=0)
+    test = np.where(np.arange(U) == 17, split.test, -1)
+    write_split(tmp_path / "store", dataclasses.replace(split, test=test))
+    spec = spec_of(tmp_path / "store")
+    ranks = streamed(spec, evaluate_clients=1).ranks
+    assert np.flatnonzero(ranks).tolist() == [17]
+    with pytest.raises(SpecError, match="up to 1, as many as have a test item, not 2"):
+        streamed(spec, evaluate_clients=2)
+
+
+def test_a_full_disk_gives_back_what_it_had(tmp_path, monkeypatch):
+    full = iter([None, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+
+    def allocate(*args):
+        error = next(full)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    rows = {"a": np.zeros((4, 2), np.float32), "b": np.zeros(4, np.float32)}
+    with pytest.raises(ResultsError, match="make room"):
+        private.keep("disk", 4, lambda first: rows, folder=tmp_path)
+    assert not (tmp_path / "private").exists()
+    (tmp_path / "private").mkdir()  # of an earlier call
+    private.keep("host", 4, lambda first: rows, folder=tmp_path)
+    assert not (tmp_path / "private").exists()

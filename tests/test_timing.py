@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedras_jax import network, timing, timing_plot
+from fedras_jax import network, pareto, timing, timing_plot
 from fedras_jax.spec import Spec
 
 SPEC = Spec(profile="mobile")
@@ -79,7 +79,9 @@ def test_a_table_of_arms():
     assert rows["dense"]["hours"] == pytest.approx(hours)
     assert rows["fast"]["speedup"] == pytest.approx(4)
     assert rows["fast"]["rounds"] == pytest.approx(rows["dense"]["rounds"])
-    assert [rows[a]["no_loss"] for a in rows] == ["baseline", "yes", "no", "yes"]
+    assert [rows[a]["no_loss"] for a in rows] == ["baseline", *["2 seeds: not a claim"] * 3]
+    assert pareto.verdict(True, np.ones((5, 8))) == "yes"
+    assert pareto.verdict(False, np.ones((5, 8))) == "no"
     assert rows["dense"]["hr_bound"] is rows["dense"]["ndcg_bound"] is None
     assert rows["fast"]["hr_bound"] == rows["fast"]["ndcg_bound"] == 0
     lost = [np.mean(ranks == 1), np.mean(np.where(ranks == 1, 1, 0))]

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,11 +228,8 @@ class _Part:
 
 @contextlib.contextmanager
 def _temporary(into: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f"{into.name}.rows.", dir=into.parent))
-    try:
+    with store.alone(into.with_name(f"{into.name}.rows"), str.isdecimal) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _row(time: str | None) -> np.dtype:

@@ -15,11 +15,12 @@ moved there when it is whole: what is cut short is never taken for one.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,7 +41,7 @@ from fedras_jax.data.split import (
 from fedras_jax.errors import DataError
 
 FORMAT, VERSION = "fedras_jax.store", 2
-_META = "meta.json"
+_META, _LOCK = "meta.json", "lock"
 _TYPES = {"offsets": "<i8", "item": "<i4", "valid": "<i4", "test": "<i4"}
 _IDS = ("client_ids", "item_ids")
 # Bytes a client of a store, its items aside.
@@ -180,6 +181,10 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         raise DataError(
             f"{path}: offsets.npy is damaged: expected offsets that rise from 0 to {nnz}."
         )
+    n_items = len(columns["item_ids"])
+    for name in ("valid", "test"):
+        if not ((columns[name] >= -1) & (columns[name] < n_items)).all():
+            raise DataError(f"{path}: {name}.npy is damaged: expected -1..{n_items - 1}.")
     return Store(
         path=path,
         name=meta["name"],
@@ -389,31 +394,57 @@ def writing(
     path = Path(path)
     vacant(path)
     partial = path.with_name(path.name + ".partial")
+    own = {f"{name}.npy" for name in (*_TYPES, *_IDS)} | {_META, f"{_META}.part"}
     with can_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         room(path.parent, expected_bytes)
-        _clear(partial)
-        partial.mkdir()
-    try:
-        with can_write(path):
-            writer = Writer(partial, timed=timed, validation=validation, seed=seed)
+    with alone(partial, lambda name: name in own), can_write(path):
+        writer = Writer(partial, timed=timed, validation=validation, seed=seed)
+        try:
+            yield writer
+        finally:
+            writer.close()
+        partial.rename(path)
+    (path / _LOCK).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, own: Callable[[str], bool]) -> Iterator[Path]:
+    """A folder in which this process works alone, and which is gone in the end, unless renamed.
+
+    What one that was killed has left in it is removed at first.
+
+    Args:
+        folder: where.
+        own: whether a file of this name may have been left.
+
+    Raises:
+        DataError: another process works there, something else lies there, or nothing can.
+    """
+    with contextlib.ExitStack() as stack:
+        with can_write(folder):
+            if folder.exists() and not folder.is_dir():
+                raise DataError(f"{folder}: is in the way; move it.")
+            folder.mkdir(exist_ok=True)
+            there = [path for path in folder.iterdir() if path.name != _LOCK]
+            if not all(own(path.name) for path in there):
+                raise DataError(f"{folder}: is in the way and holds no unfinished work; move it.")
+            lock = stack.enter_context((folder / _LOCK).open("w"))
             try:
-                yield writer
-            finally:
-                writer.close()
-            partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _clear(partial: Path) -> None:
-    """Remove what was cut short, and nothing else."""
-    if not partial.exists():
-        return
-    own = {f"{name}.npy" for name in (*_TYPES, *_IDS)} | {_META, f"{_META}.part"}
-    if not partial.is_dir() or {path.name for path in partial.iterdir()} - own:
-        raise DataError(f"{partial}: is in the way and holds no unfinished store; move it.")
-    shutil.rmtree(partial)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    f"{folder}: another process is writing there; wait for it, or choose another "
+                    "place."
+                ) from None
+            for path in there:
+                path.unlink(missing_ok=True)
+        made = folder.stat().st_ino
+        try:
+            yield folder
+        finally:
+            if folder.exists() and folder.stat().st_ino == made:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_split(

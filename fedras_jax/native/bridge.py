@@ -15,6 +15,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from numba import types
 from numba.extending import intrinsic
 
 PREFIX = "fedras_jax."
+_REGISTERING = threading.Lock()
 
 # A loop: sums may be taken in vectors, and nothing is checked before a division, which would keep
 # the loop from becoming vectors. NaN and infinity keep their meaning: a run that diverges is to be
@@ -199,12 +201,13 @@ def target(name: str) -> Callable[[Callable], Any]:
     """
 
     def register(run):
-        folder, usual = _folder(), numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(folder or "")
-        try:
-            compiled = numba.cfunc(types.int64(types.int64), cache=folder is not None)(run)
-        finally:
-            numba.config.CACHE_DIR = usual
+        with _REGISTERING:  # numba's setting is everyone's
+            folder, usual = _folder(), numba.config.CACHE_DIR
+            numba.config.CACHE_DIR = str(folder or "")
+            try:
+                compiled = numba.cfunc(types.int64(types.int64), cache=folder is not None)(run)
+            finally:
+                numba.config.CACHE_DIR = usual
         function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(int(compiled.address or 0))
         jax.ffi.register_ffi_target(PREFIX + name, jax.ffi.pycapsule(function), platform="cpu")
         return compiled

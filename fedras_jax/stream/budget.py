@@ -25,7 +25,10 @@ from fedras_jax.types import Algorithm
 ROUNDS = 25
 SLACK = 1.25
 PLACES = ("device", "host", "disk")
-_SHARES = {"device": 1 / 8, "host": 1 / 4}
+_SHARES = {"device": 1 / 8, "host": 1 / 6}
+# The private state, and two copies of it that a checkpoint makes: ours, as rounds go on, and its
+# writer's.
+_COPIES = 3
 _SEGMENT_SHARE = 1 / 8
 # Per client of the population: offsets, lengths, both counts of its rounds, its rank; a profile's
 # nine columns, on the host and on the device.
@@ -60,8 +63,7 @@ class Plan(NamedTuple):
     @property
     def total(self) -> int:
         """Bytes of anonymous memory that arrays take."""
-        # A checkpoint copies the private state; the first of it is drawn in blocks.
-        kept = 0 if self.private == "disk" else 2 * self.kept
+        kept = 0 if self.private == "disk" else _COPIES * self.kept
         return self.tables + self.clients + kept + 2 * self.segment
 
     def __str__(self) -> str:
@@ -146,8 +148,8 @@ def plan(
         raise SpecError(
             f"memory={memory:g} GiB is too little: tables take {_gib(tables)}, a few numbers for "
             f"each of {n_clients:,} clients {_gib(clients)}, private state on {chosen} "
-            f"{_gib(0 if chosen == 'disk' else 2 * own)} and two segments {_gib(2 * segment)}: "
-            f"allow {found.total / 2**30:.2f} GiB"
+            f"{_gib(0 if chosen == 'disk' else _COPIES * own)} and two segments "
+            f"{_gib(2 * segment)}: allow {found.total / 2**30:.2f} GiB"
         )
     return found
 

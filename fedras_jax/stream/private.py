@@ -5,6 +5,7 @@ holds. Wherever rows lie, a segment takes those of its clients and puts them bac
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -130,6 +131,8 @@ def keep(
         assert folder is not None
         rows = _mapped(folder / FOLDER, shapes)
     else:
+        if folder is not None:  # of an earlier call with less memory
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
         rows = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
     for first in range(0, n_clients, BLOCK):
         n = min(BLOCK, n_clients - first)
@@ -156,6 +159,7 @@ def _mapped(folder: Path, shapes: PyTree) -> PyTree:
         folder.mkdir(parents=True, exist_ok=True)
         return jax.tree_util.tree_map_with_path(make, shapes)
     except OSError as e:
+        shutil.rmtree(folder, ignore_errors=True)  # it would keep the room that it got
         raise ResultsError(
             f"{folder} cannot hold the clients' private state ({e.strerror or e}): make room, "
             "choose another --workdir, or allow more --memory"

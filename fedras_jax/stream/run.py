@@ -219,19 +219,24 @@ def _fits(spec: Spec, store: Store, evaluate_clients: int) -> None:
             f"data_seed={spec.data_seed}, but the held-out items of the store {store.path} were "
             f"drawn with data_seed={drawn}: ask for that, or convert again"
         )
-    held_out = store.test if spec.evaluate_on == "test" else store.valid
-    if not (held_out >= 0).any():
+    n_held_out = int((held_out_of(spec, store) >= 0).sum())
+    if not n_held_out:
         raise SpecError(f"{store.path}: no client has a {spec.evaluate_on} item to evaluate")
-    if not 0 <= evaluate_clients <= store.n_clients:
+    if not 0 <= evaluate_clients <= n_held_out:
         raise SpecError(
-            f"evaluate_clients must be 0 for all, or up to {store.n_clients}, not "
-            f"{evaluate_clients}"
+            f"evaluate_clients must be 0 for all, or up to {n_held_out}, as many as have a "
+            f"{spec.evaluate_on} item, not {evaluate_clients}"
         )
     if store.n_clients * spec.dim >= 2**32:
         raise SpecError(
             f"{store.n_clients:,} clients with dim={spec.dim} have 2**32 private numbers or more: "
             "take a smaller dim"
         )
+
+
+def held_out_of(spec: Spec, store: Store) -> np.ndarray:
+    """The items that clients are evaluated on, int32 [U], -1 for none."""
+    return store.test if spec.evaluate_on == "test" else store.valid
 
 
 class _Run:
@@ -251,7 +256,7 @@ class _Run:
         self._spec, self._store, self._plan = spec, store, sizes
         self._programs, self._segments, self._book, self._how = programs, segments, book, how
         self.records: Sequence[record.Record] = [book]
-        self._evaluated = _some(store.n_clients, evaluate_clients, spec.data_seed)
+        self._evaluated = _some(held_out_of(spec, store), evaluate_clients, spec.data_seed)
         self.server: FedState
         self.rows: private.Rows
         self._owed: Array
@@ -330,7 +335,7 @@ class _Run:
         row = 8 * width + 8 * spec.dim
         most = max(int(_EVALUATED_SHARE * self._plan.allowed) // row, 1)
         size = min(most, _EVALUATED, len(self._evaluated))
-        held_out = store.test if spec.evaluate_on == "test" else store.valid
+        held_out = held_out_of(spec, store)
         server, here = self._programs.to_rank(self.server)
         ranks = np.full(store.n_clients, evaluate.NOT_EVALUATED, np.int32)
 
@@ -364,14 +369,15 @@ def _one_ahead(
     """What is read from each start, the next one in a thread."""
     following = thread.submit(read, starts[0])
     for i in range(len(starts)):
-        found = following.result()
+        found = hosts.together(following.result)
         if i + 1 < len(starts):
             following = thread.submit(read, starts[i + 1])
         yield found
 
 
-def _some(n_clients: int, n: int, seed: int) -> np.ndarray:
-    """Clients that are evaluated, ascending."""
+def _some(held_out: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Clients that are evaluated, ascending: so many of those that have an item, or all for 0."""
     if not n:
-        return np.arange(n_clients)
-    return np.sort(np.random.default_rng((seed, n)).choice(n_clients, n, replace=False))
+        return np.arange(len(held_out))
+    there = np.flatnonzero(held_out >= 0)
+    return np.sort(np.random.default_rng((seed, n)).choice(there, n, replace=False))

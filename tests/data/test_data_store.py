@@ -389,3 +389,39 @@ def test_candidates_of_long_and_short_histories_take_no_padding(tmp_path):
     assert peak < 8e6
     assert (drawn[7] >= 5000).all()
     assert (np.delete(drawn, 7, axis=0) >= 3).all()
+
+
+def test_two_writers_of_a_place_do_not_mix(tmp_path):
+    """The second is refused, and the first one's work is whole."""
+    split = leave_one_out(synthetic(20, 30, mean_interactions=8), n_candidates=0)
+    with stores.writing(tmp_path / "store") as writer:
+        writer.add_split(split.offsets, split.items, split.valid, split.test)
+        with pytest.raises(DataError, match="another process is writing there"):
+            write_split(tmp_path / "store", split)
+        writer.finish("toy", np.arange(20), np.arange(30), {})
+    assert open_store(tmp_path / "store").n_clients == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+    assert not (tmp_path / "store/lock").exists()
+
+
+@pytest.mark.parametrize("name", ["valid", "test"])
+@pytest.mark.parametrize("wrong", [-2, 30])
+def test_held_out_items_that_do_not_exist_are_refused(tmp_path, name, wrong):
+    split = leave_one_out(synthetic(20, 30, mean_interactions=8), n_candidates=0)
+    store = write_split(tmp_path / "store", split)
+    column = np.array(getattr(store, name))
+    column[3] = wrong
+    np.save(tmp_path / f"store/{name}.npy", column)
+    with pytest.raises(DataError, match=rf"{name}\.npy is damaged: expected -1\.\.29"):
+        open_store(tmp_path / "store")
+
+
+def test_rows_that_a_killed_conversion_has_left_are_removed(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("user,item\n" + "".join(f"{u},{i}\n" for u in range(9) for i in range(4)))
+    left = tmp_path / "store.rows"
+    left.mkdir()
+    (left / "0").write_bytes(b"rows")
+    (left / "lock").write_text("")
+    assert convert(path, tmp_path / "store").n_clients == 9
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.csv", "store"]
