@@ -60,14 +60,14 @@ MORE = (
     *("directional:k=16,rank=2", "directional:k=64,rank=2"),
     *(f"directional:k={k},labels=entropy" for k in (4, 16, 64)),
     *(f"actions:k={k},dtype=float16" for k in (4, 16, 32)),
-    "actions:k=16",
+    *("actions:k=6,dtype=float16", "actions:k=16"),
     *(f"actions:k={k},dtype=float16,labels=entropy" for k in (4, 16, 64)),
     # several codebooks
     *("product:k=8,parts=2", "product:k=16,parts=2", "product:k=32,parts=8"),
     *("residual:k=8,stages=2", "residual:k=16,stages=2"),
     *("residual:k=8,stages=4", "residual:k=16,stages=4"),
-    # more than levels of up to 31 have use for, at first
-    "transform:rank=4,bits=16",
+    # between, and more than levels of up to 31 have use for, at first
+    *("transform:rank=1,bits=3", "transform:rank=4,bits=16"),
     # entropy-coded
     "product:k=16,parts=4,labels=entropy",
     "residual:k=8,stages=3,labels=entropy",
@@ -122,10 +122,11 @@ _FORMS = {"directional": 750, "actions": 2500}  # and the bytes of `joint`
 def timed(scenario: str) -> tuple[str, ...]:
     """The arms of one of `SCENARIOS`.
 
-    With a dense downlink K=16 alone, and the default policy on the presets without churn: downloads
+    Beside the forms of actions what the downlink alone, and leaving out untouched rows, bring. With
+    a dense downlink K=16 alone, and the default policy on the presets without churn: downloads
     are nearly all of the clock then, whatever the number of actions.
     """
-    arms = ["dense"]
+    arms = ["dense", f"dense:{_OWN}", f"rows:{_OWN}"]
     slow, churn = scenario.startswith(SLOW_UPLINK), scenario.endswith(CHURN)
     for form, mean in _FORMS.items():
         policies = (p.format(bytes=mean, seconds=1.3 if slow else 60.0) for p in _POLICIES)
