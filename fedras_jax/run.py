@@ -7,30 +7,22 @@ run is a group of one.
 import contextlib
 import dataclasses
 import functools
-import logging
 import os
-import platform
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from fedras_jax import (
     assembly,
     checkpoint,
     cohort,
-    evaluate,
-    examples,
+    frame,
     hosts,
-    native,
-    provenance,
     record,
     results,
     shards,
@@ -42,10 +34,6 @@ from fedras_jax.options import Options
 from fedras_jax.programs import Kept, Programs
 from fedras_jax.spec import Spec
 from fedras_jax.types import Algorithm, FedState, PyTree
-
-_LOG = logging.getLogger(__name__)
-# Of the metrics that tables show, HR@10 and NDCG@10.
-_K = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +147,7 @@ def _run_group(
 ) -> list[Result | DivergedError]:
     started = time.perf_counter()
     first = hosts.together(lambda: _same_program(specs))
-    one_experiment(specs, size, options)
+    frame.one_experiment(specs, size, options)
     mesh = hosts.together(lambda: _mesh(options.devices, mesh))
 
     def ready() -> tuple[Split, list[Algorithm]]:
@@ -172,11 +160,11 @@ def _run_group(
         return split, [assembly.assemble(spec, split, **how)[1] for spec in specs]  # all can be run
 
     split, algorithms = hosts.together(ready)
-    warn_of_few(first, split)
+    frame.warn_of_few(first, split)
     data = hosts.together(
         lambda: [kept.data(spec, options.data_dir, interactions) for spec in specs]
     )
-    folders = claim(specs, workdirs, data)
+    folders = frame.claim(specs, workdirs, data)
     done = _stored(specs, algorithms, folders, split, options, mesh)
     left = [i for i in range(len(specs)) if i not in done]
     if not left:
@@ -192,7 +180,7 @@ def _run_group(
         standing: dict[int, dict[int, tuple[record.Record, PyTree]]] = {}
         for i in left:
             made = functools.partial(
-                record_of, specs[i], algorithms[i], split.n_clients, folders[i], options
+                frame.record_of, specs[i], algorithms[i], split.n_clients, folders[i], options
             )
             each = hosts.together(made)
             stack.callback(each.close)
@@ -221,74 +209,6 @@ def _same_program(specs: Sequence[Spec]) -> Spec:
             fields = "; ".join(first.differences(other)) or "rounds or eval_every"
             raise SpecError(f"a group shares one program and its data, but these do not: {fields}")
     return first
-
-
-def one_experiment(specs: Sequence[Spec], size: int, options: Options, **more: Any) -> None:
-    """Whether all processes are about to run the same, and may.
-
-    Args:
-      specs, size, options: as in `run_group`.
-      more: what else must be the same.
-
-    Raises:
-      SpecError: they differ, or there is more than one run.
-    """
-    if options.spread_items and max(size, len(specs)) > 1:
-        raise SpecError(
-            f"spread_items is for one run at a time, not for {max(size, len(specs))} in a group, "
-            "where each device has whole tables: use experiments.run"
-        )
-    if hosts.count() == 1:
-        return
-    if max(size, len(specs)) > 1:
-        raise SpecError(
-            f"{max(size, len(specs))} runs in a group, but several processes run one together: "
-            "give each machine its own part of a sweep (--shard)"
-        )
-    steps = (
-        "checkpoint_every",
-        "checkpoint_last",
-        "chunk_size",
-        "devices",
-        "keep_states",
-        "spread_items",
-    )
-    hosts.require_same(
-        {
-            **specs[0].to_json(),
-            **{name: getattr(options, name) for name in steps},
-            **more,
-            "fedras_jax's version": metadata.version("fedras_jax"),
-            "jax's version": jax.__version__,
-            "the compiler of loops": native.compiler(),
-        }
-    )
-    if options.spread_items:
-        raise SpecError("spread_items is for the devices of one process, and there are several")
-
-
-def claim(
-    specs: Sequence[Spec],
-    workdirs: Sequence[str | os.PathLike | None],
-    data: Sequence[provenance.Data],
-) -> list[Path | None]:
-    """The runs' folders, which only the first process has, once all have the same data.
-
-    Raises:
-      SpecError: they have not.
-      ResultsError: as `results.claim`.
-    """
-    for own in data:
-        hosts.require_same({f"the digest of the {name}": digest for name, digest in own.items()})
-
-    def each() -> None:
-        for folder, spec, own in zip(workdirs, specs, data, strict=True):
-            if folder is not None:
-                results.claim(folder, spec, own)
-
-    hosts.from_first(each)
-    mine = hosts.is_first()
-    return [Path(folder) if folder is not None and mine else None for folder in workdirs]
 
 
 def _mesh(devices: int | None, mesh: Mesh | None) -> Mesh | None:
@@ -386,22 +306,6 @@ def _leaves(folder: Path, spec: Spec, options: Options) -> bool:
     return not any(lacks)
 
 
-def record_of(
-    spec: Spec, algorithm: Algorithm, n_clients: int, folder: Path | None, options: Options
-) -> record.Record:
-    """The record of a run that has not begun, as the options have it."""
-    return record.Record(
-        spec,
-        algorithm,
-        n_clients,
-        folder,
-        log_clients=options.log_clients,
-        tensorboard=options.tensorboard,
-        keep=options.keep,
-        keep_last=options.checkpoint_last,
-    )
-
-
 def _go_on(
     records: Sequence[record.Record],
     states: Sequence[PyTree],
@@ -442,14 +346,14 @@ def _results(
         own: FedState | None = jax.tree.map(lambda x, i=i: x[i], state)
         trained = record.clients_in(each.rows)
         more = {
-            "clients": about_clients(each.spec, split, each.ranks),
+            "clients": frame.about_clients(each.spec, split, each.ranks),
             # Of all runs that shared the program.
             "speed": {
                 "clients_per_s": trained / each.trained_s,
                 "runs": len(records),
                 **times,
             },
-            "env": environment(programs.mesh),
+            "env": frame.environment(programs.mesh),
             "state_digest": checkpoint.digest(own),
         }
         try:
@@ -460,61 +364,3 @@ def _results(
             own = own if keep_states else None
             done.append(Result(each.spec, summary, each.rows, each.ranks, own, split))
     return done
-
-
-def warn_of_few(spec: Spec, split: Split) -> None:
-    """Say once if held-out items are ranked against so few that most are among the first anyway."""
-    against = assembly.n_candidates(spec, split)[assembly.held_out(spec, split) >= 0]
-    if against.min() < 2 * _K and hosts.is_first():
-        _warn_once(
-            f"{split.name}: held-out items are ranked against {against.mean():.1f} items on "
-            f"average, {against.min()} at least: HR@{_K} and NDCG@{_K} are high whatever is learnt"
-        )
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    _LOG.warning(message)
-
-
-def about_clients(spec: Spec, split: Split, ranks: np.ndarray) -> dict[str, Any]:
-    """How many clients there are, and how they train and are evaluated, as a summary has it.
-
-    Args:
-      spec, split: what was run, and on what.
-      ranks: i32[U], final ranks; empty where it has diverged before there were any.
-    """
-    evaluated = np.flatnonzero(ranks != evaluate.NOT_EVALUATED)
-    against = assembly.n_candidates(spec, split)[evaluated]
-    return {
-        "total": split.n_clients,
-        "not_evaluated": ranks.size - evaluated.size,
-        "candidates_mean": float(against.mean()) if against.size else None,
-        "candidates_least": int(against.min()) if against.size else None,
-        "short_of_negatives": short_clients(spec, split),
-    }
-
-
-def short_clients(spec: Spec, split: Split) -> int:
-    """Clients that have fewer unseen items than negatives are asked for."""
-    history = np.diff(split.offsets)
-    asked = history * (1 + spec.negatives)
-    return int((examples.count(history, split.n_items, spec.negatives) < asked).sum())
-
-
-def environment(mesh: Mesh | None) -> dict[str, Any]:
-    """What a run ran on, as its summary has it."""
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": metadata.version("jaxlib"),
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "numpy": np.__version__,
-        "loops": native.compiler(),
-        "device": jax.devices()[0].device_kind,
-        "devices": 1 if mesh is None else mesh.devices.size,
-        "processes": hosts.count(),
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-    }

@@ -58,6 +58,7 @@ FLOORS = [
         "results",
         "progress",
         "run",
+        "frame",
         "options",
         "programs",
         "provenance",

@@ -206,7 +206,7 @@ def test_candidates_are_counted_and_few_are_told_once(mesh, caplog, finished):
     assert against.min() < 20  # that have 12 of 30 items and more
     assert clients["candidates_least"] == against.min()
     assert clients["candidates_mean"] == pytest.approx(against.mean())
-    (told,) = (each.getMessage() for each in caplog.records if each.name == "fedras_jax.run")
+    (told,) = (each.getMessage() for each in caplog.records if each.name == "fedras_jax.frame")
     expected = f"against {against.mean():.1f} items on average, {against.min()} at least: HR@10"
     assert told.startswith(f"synthetic-20x30: held-out items are ranked {expected} and")
     assert finished[1].summary["clients"]["candidates_least"] == 20

@@ -14,12 +14,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fedras_jax import assembly, checkpoint, evaluate, hosts, provenance, record
+from fedras_jax import assembly, checkpoint, evaluate, frame, hosts, provenance, record
 from fedras_jax.data import Split
 from fedras_jax.data.store import Store, open_store
 from fedras_jax.errors import SpecError
 from fedras_jax.options import Options
-from fedras_jax.run import about_clients, claim, environment, one_experiment, record_of, warn_of_few
 from fedras_jax.spec import Spec
 from fedras_jax.stream import private
 from fedras_jax.stream.budget import Plan, plan
@@ -100,7 +99,7 @@ def stream(
         "evaluate_clients": evaluate_clients,
     }
     with hosts.watched():
-        one_experiment([spec], 1, how, **asked)
+        frame.one_experiment([spec], 1, how, **asked)
         return _stream(spec, how, workdir, mesh, tell, **asked)
 
 
@@ -126,7 +125,7 @@ def _stream(
 
     store, split, algorithm = hosts.together(ready)
     hosts.require_same({"the store's digest": store.digest})  # before what depends on its sizes
-    warn_of_few(spec, split)
+    frame.warn_of_few(spec, split)
     arguments = assembly.arguments(spec, store.n_clients)
     if isinstance(arguments.profile, Trace):
         raise SpecError(
@@ -163,24 +162,24 @@ def _stream(
             "allow more --memory"
         )
     data = hosts.together(lambda: provenance.of_store(spec, store))
-    (folder,) = claim([spec], [workdir], [data])
+    (folder,) = frame.claim([spec], [workdir], [data])
     programs = Programs(
         spec, split, sizes, mesh=mesh, chunk=how.chunk_size, spread_items=how.spread_items
     )
-    book = hosts.together(lambda: record_of(spec, algorithm, store.n_clients, folder, how))
+    book = hosts.together(lambda: frame.record_of(spec, algorithm, store.n_clients, folder, how))
     segments = Segments(store, sizes, programs.draw, arguments.profile, programs.sharding)
     with contextlib.closing(book), contextlib.closing(segments):
         run = _Run(spec, store, sizes, programs, segments, book, how, evaluate_clients)
         times = drive(run, run.begin(algorithm, folder), how, started)
         more: dict[str, Any] = dict(
-            clients=about_clients(spec, split, book.ranks),
+            clients=frame.about_clients(spec, split, book.ranks),
             speed={
                 "clients_per_s": record.clients_in(book.rows) / max(book.trained_s, 1e-9),
                 "runs": 1,
                 "compile_s": programs.compile_s,
                 **times._asdict(),
             },
-            env=environment(mesh),
+            env=frame.environment(mesh),
             stream=sizes._asdict() | {"total": sizes.total, "evaluate_clients": evaluate_clients},
             **run.digest(),
         )
