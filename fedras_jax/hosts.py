@@ -331,7 +331,8 @@ def leave(code: int) -> None:
 def _pickled(value: Any) -> bytes:
     try:
         told = pickle.dumps(value)
-        pickle.loads(told)  # some can be written, and not be read
+        if isinstance(value, _Outcome) and value.error is not None:
+            pickle.loads(told)  # some exceptions can be written, and not be read
         return told
     except Exception as e:
         if isinstance(value, _Outcome) and value.error is not None:  # some exceptions cannot be

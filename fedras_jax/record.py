@@ -81,8 +81,7 @@ class Record:
         found, rows = hosts.from_first(lambda: self._found(state))
         if found is None:
             return 0, None
-        self.rows, self._written = rows, found.round
-        self._on_board = found.round
+        self.rows, self._written, self._on_board = rows, found.round, found.round
         self._account.resume(rows, found.tree["drawn"], found.tree["counted"])
         self.trained_s = float(found.tree["trained_s"])
         return found.round, found.tree["state"]

@@ -24,6 +24,7 @@ import pyarrow as pa
 from fedras_jax.data import store
 from fedras_jax.data.columns import index_ids, integers_if_canonical
 from fedras_jax.data.filters import drop_repeats
+from fedras_jax.data.places import alone
 from fedras_jax.data.sources import Chunk, Source, source
 from fedras_jax.data.tables import Columns
 from fedras_jax.errors import DataError
@@ -228,7 +229,7 @@ class _Part:
 
 @contextlib.contextmanager
 def _temporary(into: Path) -> Iterator[Path]:
-    with store.alone(into.with_name(f"{into.name}.rows"), str.isdecimal) as folder:
+    with alone(into.with_name(f"{into.name}.rows"), str.isdecimal) as folder:
         yield folder
 
 

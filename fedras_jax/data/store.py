@@ -15,12 +15,10 @@ moved there when it is whole: what is cut short is never taken for one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from fedras_jax.data.places import LOCK, alone, can_write, room
 from fedras_jax.data.split import (
     CANDIDATES,
     Split,
@@ -41,7 +40,7 @@ from fedras_jax.data.split import (
 from fedras_jax.errors import DataError
 
 FORMAT, VERSION = "fedras_jax.store", 2
-_META, _LOCK = "meta.json", "lock"
+_META = "meta.json"
 _TYPES = {"offsets": "<i8", "item": "<i4", "valid": "<i4", "test": "<i4"}
 _IDS = ("client_ids", "item_ids")
 # Bytes a client of a store, its items aside.
@@ -130,8 +129,8 @@ class Store:
         for i in np.flatnonzero(test >= 0).tolist():
             generator = generator_of(seed, int(clients[i]), CANDIDATES)
             own = items[offsets[i] : offsets[i + 1]]
-            seen = np.concatenate([own, [test[i]], valid[i : i + 1][valid[i : i + 1] >= 0]])
-            row = draw_unseen(seen, self.n_items, n, generator)
+            held_out = [item for item in (valid[i], test[i]) if item >= 0]
+            row = draw_unseen(np.append(own, held_out), self.n_items, n, generator)
             drawn[i, : len(row)] = row
         return drawn
 
@@ -405,46 +404,7 @@ def writing(
         finally:
             writer.close()
         partial.rename(path)
-    (path / _LOCK).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def alone(folder: Path, own: Callable[[str], bool]) -> Iterator[Path]:
-    """A folder in which this process works alone, and which is gone in the end, unless renamed.
-
-    What one that was killed has left in it is removed at first.
-
-    Args:
-        folder: where.
-        own: whether a file of this name may have been left.
-
-    Raises:
-        DataError: another process works there, something else lies there, or nothing can.
-    """
-    with contextlib.ExitStack() as stack:
-        with can_write(folder):
-            if folder.exists() and not folder.is_dir():
-                raise DataError(f"{folder}: is in the way; move it.")
-            folder.mkdir(exist_ok=True)
-            there = [path for path in folder.iterdir() if path.name != _LOCK]
-            if not all(own(path.name) for path in there):
-                raise DataError(f"{folder}: is in the way and holds no unfinished work; move it.")
-            lock = stack.enter_context((folder / _LOCK).open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(
-                    f"{folder}: another process is writing there; wait for it, or choose another "
-                    "place."
-                ) from None
-            for path in there:
-                path.unlink(missing_ok=True)
-        made = folder.stat().st_ino
-        try:
-            yield folder
-        finally:
-            if folder.exists() and folder.stat().st_ino == made:
-                shutil.rmtree(folder, ignore_errors=True)
+    (path / LOCK).unlink(missing_ok=True)
 
 
 def write_split(
@@ -473,17 +433,6 @@ def write_split(
     return open_store(path)
 
 
-@contextlib.contextmanager
-def can_write(path: Path) -> Iterator[None]:
-    """Turns failures to write into a DataError that names the store."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); nothing of it is left."
-        ) from error
-
-
 def vacant(path: Path) -> None:
     """Whether nothing is at a place.
 
@@ -493,17 +442,3 @@ def vacant(path: Path) -> None:
     if path.exists():
         what = "a store" if is_store(path) else "something else"
         raise DataError(f"{path}: already holds {what}; choose another place, or remove it first.")
-
-
-def room(folder: Path, size: int) -> None:
-    """Whether so many bytes fit on a folder's disk.
-
-    Raises:
-        DataError: they do not.
-    """
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise DataError(
-            f"{folder}: about {size / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB are "
-            "free; make room or choose another disk."
-        )

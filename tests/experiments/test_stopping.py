@@ -40,7 +40,10 @@ def call(monkeypatch, capsys):
     def calling(name, told, *arguments):
         """`told`: whether it is told to stop, one question after another, and no more."""
         answers = iter(told)
-        asked = lambda: next(answers, False)  # noqa: E731
+
+        def asked():
+            return next(answers, False)
+
         monkeypatch.setattr("experiments.flags.stop_when_told", lambda: asked)
         with binary(name) as found:
             try:
