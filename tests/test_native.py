@@ -31,7 +31,7 @@ from fedras_jax.codecs.top_entries import top_entries
 from fedras_jax.codecs.top_rows import top_rows
 from fedras_jax.factored import factored
 from fedras_jax.models.mf import mf
-from fedras_jax.native import forms
+from fedras_jax.native import forms, near
 from fedras_jax.rounds import federated
 from fedras_jax.simulate import simulate
 from fedras_jax.types import Histories, ItemDelta, LabelledDelta, Sizes
@@ -158,6 +158,22 @@ def test_rows_of_tables():
     # The operand may be needed afterwards.
     agree(lambda t, i, x: (tables.add_rows(t, i, x, weight), t + 1), table, index, rows)
     agree(lambda t, i, x: tables.add_rows(t, i, x[..., :1], weight), table[..., :1], index, rows)
+
+
+@pytest.mark.parametrize("dim", [1, 24, 64])
+def test_rows_of_large_tables(dim):
+    """Whose rows are asked for beforehand, in blocks of fewer than a client has."""
+    r = np.random.default_rng(0)
+    m, n = near.FAR // dim + 1, near.BLOCK // dim + 9
+    assert near.at_once(np.zeros((m, dim), np.float32)) < n
+    assert near.at_once(np.zeros((m - 1, dim), np.float32)) == 0
+    table = jnp.asarray(r.normal(size=(m, dim)), jnp.float32)
+    index = jnp.asarray(r.integers(-m // 4, m + m // 4, size=(3, n)), jnp.int32)
+    index = index.at[:, :4].set(jnp.asarray([0, m - 1, m, -1]))
+    agree(tables.look_up, table[None], index[None, 0])
+    rows = jnp.asarray(r.normal(size=(3, n, dim)), jnp.float32)
+    weight = jnp.asarray([1, 0, 0.5], jnp.float32)
+    agree(lambda t: tables.add_rows(t, index, rows, weight), table[None])
 
 
 def test_rows_by_label():

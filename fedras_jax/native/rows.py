@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedras_jax.native import bridge, vectors
+from fedras_jax.native import bridge, near, vectors
 
 _F = np.float32
 
@@ -10,8 +10,10 @@ _F = np.float32
 @bridge.exact
 def look_up(table, item, out):
     """out[i] = table[item[i]], and zeros where there is no such row."""
-    dim = table.shape[1]
+    dim, block = table.shape[1], near.at_once(table)
     for i in range(item.shape[0]):
+        if block > 0 and i % block == 0:
+            near.fetch(table, item[i : i + block])
         m = item[i]
         if 0 <= m < table.shape[0]:
             for d in range(dim):
@@ -24,12 +26,14 @@ def look_up(table, item, out):
 @bridge.loop
 def add_rows(item, row, label, weight, total):
     """total[item[c, i]] += weight[c] row[c, label[c, i]], as far as there are such rows."""
-    dim = total.shape[1]
+    dim, block = total.shape[1], near.at_once(total)
     for c in range(item.shape[0]):
         w = weight[c]
         if w <= 0:
             continue
         for i in range(item.shape[1]):
+            if block > 0 and i % block == 0:
+                near.fetch(total, item[c, i : i + block])
             m, at = item[c, i], label[c, i]
             if not (0 <= m < total.shape[0] and 0 <= at < row.shape[1]):
                 continue
