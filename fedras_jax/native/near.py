@@ -35,8 +35,7 @@ def _fetch(typing, table, m, d):
         at = builder.add(*map(builder.mul, arguments[1:], strides))
         place = builder.gep(builder.bitcast(array.data, byte), [at])
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        name = "llvm.prefetch.p0"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
         builder.call(function, [place, word(0), word(3), word(1)])  # to read, into all caches, data
         return context.get_dummy_value()
 
