@@ -39,6 +39,9 @@ loop = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 # nothing of it is compiled like whoever calls it first.
 exact = numba.njit(fastmath={"contract"}, error_model="numpy")
 
+# Part of the loop that calls it, from the start: a call would keep that from becoming vectors.
+within = numba.njit(inline="always")
+
 # Byte offsets of `XLA_FFI_CallFrame`, of an `XLA_FFI_Buffer` and of what asks for a version.
 _EXTENSION, _API, _STAGE, _ARGS, _RETS = 8, 16, 32, 72, 112
 _DATA, _RANK, _DIMS = 24, 32, 40

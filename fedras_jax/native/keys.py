@@ -13,32 +13,40 @@ from fedras_jax.native import bridge
 _U = np.uint32
 
 
-@bridge.exact
+@bridge.within
 def mix(x, y, turn):
     """One round: the sum, and what is left of y after a rotation."""
     x = _U(x + y)
     return x, _U((y << _U(turn)) | (y >> _U(32 - turn))) ^ x
 
 
-@bridge.exact
+@bridge.within
+def even(x, y):
+    """Four rounds."""
+    x, y = mix(x, y, 13)
+    x, y = mix(x, y, 15)
+    x, y = mix(x, y, 26)
+    return mix(x, y, 6)
+
+
+@bridge.within
+def odd(x, y):
+    x, y = mix(x, y, 17)
+    x, y = mix(x, y, 29)
+    x, y = mix(x, y, 16)
+    return mix(x, y, 24)
+
+
+@bridge.within
 def threefry(key, other, x, y):
     """Two words under a key of two."""
     last = _U(key ^ other ^ _U(0x1BD11BDA))
-    x, y = _U(x + key), _U(y + other)
-    for i in range(5):
-        if i % 2 == 0:
-            x, y = mix(x, y, 13)
-            x, y = mix(x, y, 15)
-            x, y = mix(x, y, 26)
-            x, y = mix(x, y, 6)
-        else:
-            x, y = mix(x, y, 17)
-            x, y = mix(x, y, 29)
-            x, y = mix(x, y, 16)
-            x, y = mix(x, y, 24)
-        key, other, last = other, last, key
-        x, y = _U(x + key), _U(y + other + _U(i + 1))
-    return x, y
+    x, y = even(_U(x + key), _U(y + other))
+    x, y = odd(_U(x + other), _U(y + last + _U(1)))
+    x, y = even(_U(x + last), _U(y + key + _U(2)))
+    x, y = odd(_U(x + key), _U(y + other + _U(3)))
+    x, y = even(_U(x + other), _U(y + last + _U(4)))
+    return _U(x + last), _U(y + key + _U(5))
 
 
 @bridge.exact
