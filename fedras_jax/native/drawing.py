@@ -28,16 +28,22 @@ def outside(seen, rank, unseen, begin):
     """`rng.outside` in place: ranks below `unseen` become items that are not in `seen`.
 
     Entry i of `seen` has seen[i] - i unseen items below it. Ranks are cut into as many spans as
-    `begin` has room for, and a search starts where its span does: few entries are looked at.
+    `begin` has room for, of a power of two each, and a search starts where its span does: few
+    entries are looked at.
     """
-    span = (unseen + begin.shape[0] - 1) // begin.shape[0]
-    i, n_seen = 0, seen.shape[0]
-    for s in range((unseen + span - 1) // span):
-        while i < n_seen and seen[i] - i <= s * span:
-            i += 1
-        begin[s] = i
+    shift, n_seen = np.uint32(0), seen.shape[0]
+    while (unseen - 1) >> shift >= begin.shape[0]:
+        shift += np.uint32(1)
+    n_spans = ((unseen - 1) >> shift) + 1
+    fill(begin[:n_spans], 0)
+    for i in range(n_seen):
+        span = (seen[i] - i + (1 << shift) - 1) >> shift  # the first that begins at or after it
+        if span < n_spans:
+            begin[span] += np.uint32(1)
+    for s in range(1, n_spans):
+        begin[s] += begin[s - 1]
     for j in range(rank.shape[0]):
-        i = np.int64(begin[rank[j] // np.uint32(span)])
+        i = np.int64(begin[rank[j] >> shift])
         while i < n_seen and seen[i] - i <= rank[j]:
             i += 1
         rank[j] += np.uint32(i)
@@ -58,9 +64,12 @@ def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scrat
     fill(mask[n:], False)
     if n == 0:
         return
-    source, drawn, begin = scratch[0, :n], scratch[1, :n_negatives], scratch[2]
+    source, pool, begin = scratch[0, :n], scratch[1, :n], scratch[2]
     for i in range(n):
         source[i] = i
+    for i in range(n_seen):
+        pool[i] = seen[i]
+    drawn = pool[n_seen:]
     for i in range(n_negatives):
         drawn[i] = i
     shuffle(orders[0], source, n)
@@ -68,12 +77,8 @@ def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scrat
         shuffle(orders[1], drawn, unseen)
         outside(seen, drawn, unseen, begin)
     for i in range(n):
-        positive = source[i] < n_seen
-        label[i] = positive
-        if positive:
-            item[i] = seen[source[i]]
-        else:
-            item[i] = drawn[source[i] - np.uint32(n_seen)]
+        label[i] = source[i] < n_seen
+        item[i] = pool[source[i]]
 
 
 @bridge.target("shuffled")
