@@ -22,6 +22,7 @@ DATASETS = flags.DEFINE_list(
 )
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets lie.")
 COHORT = flags.DEFINE_integer("cohort_size", 60, "Clients a round.")
+DIM = flags.DEFINE_integer("dim", 64, "D: narrower rows go through in larger chunks.")
 COHORTS = flags.DEFINE_integer("cohorts", 200, "Random cohorts.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -32,7 +33,8 @@ def waste(lengths: np.ndarray, widths: tuple[int, ...]) -> float:
     computed = real = 0
     for _ in range(COHORTS.value):
         some = draws.choice(lengths, min(COHORT.value, len(lengths)), replace=False)
-        computed += contestants.slots(some, widths, cohort.round_chunk(widths), jax.device_count())
+        chunk = cohort.round_chunk(widths, DIM.value)
+        computed += contestants.slots(some, widths, chunk, jax.device_count())
         real += int(some.sum())
     return computed / real
 

@@ -28,9 +28,9 @@ AXIS = "clients"
 # want many. `benchmarks/round.py --chunk` measures it.
 CHUNK = {"cpu": 8, "gpu": 512, "tpu": 512}
 
-# Rows of a chunk where loops go through them client by client: with fewer, what XLA does once a
-# chunk counts; with more, they leave the cache between one loop and the next.
-NATIVE_ROWS = 512
+# Entries of a chunk's rows where loops go through them client by client: with fewer, what XLA does
+# once a chunk counts; with more, they leave the cache between one loop and the next.
+NATIVE_ENTRIES = 2**15
 
 # Examples of all clients together from which on more widths are worth their compilation.
 MANY_EXAMPLES = 1_000_000
@@ -59,9 +59,9 @@ def default_chunk() -> int:
     return CHUNK.get(jax.default_backend(), 256)
 
 
-def round_chunk(widths: tuple[int, ...]) -> int:
+def round_chunk(widths: tuple[int, ...], dim: int) -> int:
     """Clients per chunk of a round on this platform, at the narrowest of these widths."""
-    return max(1, NATIVE_ROWS // widths[0]) if native.on() else default_chunk()
+    return max(1, NATIVE_ENTRIES // (widths[0] * dim)) if native.on() else default_chunk()
 
 
 def client_mesh(n_devices: int | None = None) -> Mesh:

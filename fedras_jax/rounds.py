@@ -254,7 +254,7 @@ def federated(
         capacity=sampler.capacity,
         seed=seed,
         widths=widths,
-        chunk=chunk or cohort.round_chunk(widths),
+        chunk=chunk or cohort.round_chunk(widths, sizes.dim),
         mesh=mesh,
         flight_gib=flight_gib,
     )
