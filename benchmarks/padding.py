@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
             figures[f"{name}: with one width"] = one_width
             figures[f"{name}: of the slots with one width"] = found / one_width
         text = f"padding, {name}, slots an example"
-        usual = harness.Need("60 clients", COHORT.value == 60)
+        usual = harness.Need("60 clients, D=64", (COHORT.value, DIM.value) == (60, 64))
         bars.append(harness.bar(text, found, "<=", 1.35, machine.cpu_cores(2), here, usual))
     title = f"padding, cohorts of {COHORT.value}, limit 1"
     harness.report(title, figures, JSON.value, bars=bars)

@@ -30,7 +30,7 @@ ROUNDS = flags.DEFINE_integer("rounds", 20, "Rounds in a turn.")
 DIM = flags.DEFINE_integer("dim", 64, "Embedding width.")
 K = flags.DEFINE_integer("k", 16, "Actions.")
 CODECS = flags.DEFINE_list("codecs", ["dense", "actions", "directional"], "Codecs to time.")
-CHUNK = flags.DEFINE_integer("chunk", None, "Clients at once on a device; default: by platform.")
+CHUNK = flags.DEFINE_integer("chunk", None, "Clients at once on a device; default: as in runs.")
 LOOPS = flags.DEFINE_bool("loops", True, "Also time the loops over clients.")
 PLAIN = flags.DEFINE_bool(
     "plain", False, "Also time rounds without compiled loops; compiling takes minutes."

@@ -122,7 +122,9 @@ TRANSFORMS = flags.DEFINE_multi_string(
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where your own or downloaded datasets lie.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Results folder; nothing is written without one.")
-CHUNK_SIZE = flags.DEFINE_integer("chunk_size", None, "Clients at once; default: by platform.")
+CHUNK_SIZE = flags.DEFINE_integer(
+    "chunk_size", None, "Clients at once; default: by platform and D."
+)
 DEVICES = flags.DEFINE_integer(
     "devices",
     None,

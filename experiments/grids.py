@@ -10,7 +10,7 @@ Ours and the paper's, which all others are compared with, have more.
 # What codecs have to beat: the table itself, and the touched rows of a narrower one.
 REFERENCES = ("dense", "rows:spec.dim=1", "rows:spec.dim=4")
 
-# The strongest codecs, each as it does best in as many bytes.
+# The strongest codecs, each with the settings that did best of those tried (docs/results.md).
 BUDGETS = (
     # ours: levels along few directions, and rows of the paper
     *(f"directional:k={k}" for k in (2, 4, 8, 16)),
@@ -25,15 +25,15 @@ BUDGETS = (
     "transform:rank=2,bits=8",
     *(f"svd:rank={r}" for r in (1, 2, 4, 8)),
     *(f"colr:rank={r},dtype=float16" for r in (1, 2, 4, 8)),
-    # fewer bits an entry: in a narrow table, and with one scale for the payload, where they are to
-    # be few bytes, else with a scale a row
+    # fewer bits an entry: in a narrower table where they are to be few bytes, and for the fewest
+    # with one scale for the payload
     *("rotated:bits=1,spec.dim=8", "rotated:bits=1,spec.dim=16"),
     *("rotated:bits=1", "rotated:bits=2"),
     *(f"quantized:bits=1,scale=payload,spec.dim={d}" for d in (4, 8)),
     *("quantized:bits=1,spec.dim=16", "quantized:bits=1", "quantized:bits=2"),
     "sign",
-    # sparse, what is left out is remembered, and the mean is over the cohort: over the few who
-    # sent an item it is far worse
+    # sparse, what is left out is remembered, and the mean is over the cohort, with a longer step:
+    # with 512 entries over those who sent an item it was far worse
     *(
         f"top_entries:entries={n},dtype=float16,spec.feedback_rows=256,spec.reducer=cohort_mean,"
         "spec.server_lr=4"

@@ -20,7 +20,9 @@ drawn differs and nothing else. The first two attacks see the first one alone.
 Prints a row an arm, share and kind of pseudo-rows, with the bytes that a payload takes.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import app
@@ -33,6 +35,9 @@ from fedras_jax.transforms import PSEUDO_ROWS
 
 # A row whose norm is below this part of the payload's largest says that nothing was trained.
 NEARLY_ZERO = 1e-3
+
+# Clients whose payloads are made together.
+AT_ONCE = 8
 
 absl_flags.adopt_module_key_flags(flags)  # so that --help shows them
 absl_flags.adopt_module_key_flags(arms)
@@ -54,8 +59,8 @@ COLUMNS = (
     ("bytes", "up B/client", "{:,.0f}"),
     ("touched", "touched, precision", "{:.3f}"),
     ("history", "history, AUC", "{:.3f}"),
-    ("precision", "repeats, precision", "{:.3f}"),
-    ("recall", "repeats, recall", "{:.3f}"),
+    ("repeats_precision", "repeats, precision", "{:.3f}"),
+    ("repeats_recall", "repeats, recall", "{:.3f}"),
 )
 
 
@@ -71,10 +76,13 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def minority_score(rows: np.ndarray) -> np.ndarray:
-    """Coordinates along the rows' main direction, positive on the side with fewer rows."""
+    """Coordinates along the rows' main direction, positive on the side with fewer rows.
+
+    Zeros where both sides have as many: it is not known then which is which.
+    """
     rows = rows.astype(np.float64)
-    along = rows @ np.linalg.eigh(rows.T @ rows)[1][:, -1]  # an SVD takes a hundred times as long
-    return -along if np.sum(along > 0) > np.sum(along < 0) else along
+    along = rows @ np.linalg.eigh(rows.T @ rows)[1][:, -1]
+    return along * np.sign(np.sum(along < 0) - np.sum(along > 0))
 
 
 def main(argv: list[str]) -> None:
@@ -115,17 +123,36 @@ def main(argv: list[str]) -> None:
         report.write_csv(workdir / "inference.csv", rows)
 
 
-def seen(payloads: tuple, c: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items i32[n] of a client's payload whose decoded rows are not next to zero, and these."""
-    _, item, row, mask, _ = payloads
-    item, row = item[c][mask[c]], row[c][mask[c]]
+class Seen(NamedTuple):
+    """What the server sees of a payload, and what it would like to know.
+
+    Attributes:
+      item: i32[n], those sent whose decoded rows are not next to zero. row: f32[n, D], these.
+      touched: i32[m], what the client trained on.
+      size: bytes.
+    """
+
+    item: np.ndarray
+    row: np.ndarray
+    touched: np.ndarray
+    size: float
+
+
+def seen(size, item, row, mask, touched) -> Seen:
+    """`Seen` of a payload of so many bytes, once decoded."""
+    item, row = item[mask], row[mask]
     norm = np.linalg.norm(row, axis=1)
     kept = norm > NEARLY_ZERO * norm.max(initial=0)
-    return item[kept], row[kept]
+    return Seen(item[kept], row[kept], touched, float(size))
+
+
+def _share(item: np.ndarray, among: np.ndarray) -> float:
+    """The share of items that is among others; NaN of none."""
+    return float(np.isin(item, among).mean()) if item.size else float("nan")
 
 
 def attack(base, specs, kinds, mesh):
-    """A dict an arm and kind: (share of pseudo-items, their rows)."""
+    """A dict an arm and kind: (share of pseudo-items, their rows); means over clients."""
     import jax
     import jax.numpy as jnp
 
@@ -145,11 +172,12 @@ def attack(base, specs, kinds, mesh):
     model, _, data = assemble(base, split)
     training, sizes = local_training(base, model), Sizes(split.n_items, base.dim)
     lengths = examples.count(np.diff(split.offsets), split.n_items, base.negatives)
-    width = int(np.quantile(lengths, 0.9))
-    fits = np.flatnonzero((lengths > 0) & (lengths <= width))
-    who = np.random.default_rng(base.seed).permutation(fits)[: CLIENTS.value].astype(np.int32)
+    width, some = int(lengths.max()), np.flatnonzero(lengths)
+    who = np.random.default_rng(base.seed).permutation(some)[: CLIENTS.value].astype(np.int32)
 
-    def payloads_of(codec, chain):
+    def payloads_of(codec, chain) -> Iterator[tuple[int, list[Seen]]]:
+        """Every client with its payloads, one a round."""
+
         def one(client, round_):
             ctx = Context(sizes, rng.address(base.seed, rng.Stream.SHARED, round_))
 
@@ -185,39 +213,39 @@ def attack(base, specs, kinds, mesh):
             return payload.counts, decoded.item, decoded.row, decoded.mask, batch.item
 
         in_round = jax.jit(lambda w, r: cohort.map_clients(lambda c: one(c, r), w))
+        fields = codec.fields(sizes)
         rounds = range(base.rounds, base.rounds + PAYLOADS.value)
-        return [jax.device_get(in_round(jnp.asarray(who), jnp.int32(r))) for r in rounds]
+        for at in range(0, who.size, AT_ONCE):
+            block = who[at : at + AT_ONCE]
+            full = jnp.asarray(np.resize(block, AT_ONCE))  # the last one with some of them again
+            made = [jax.device_get(in_round(full, jnp.int32(r))) for r in rounds]
+            made = [(bits.payload_bits(fields, counts) / 8, *rest) for counts, *rest in made]
+            for c, client in enumerate(block):
+                yield client, [seen(*(x[c] for x in payload)) for payload in made]
 
     found = []
     for name, spec in specs.items():
         codec = registry.build("codec", registry.CODECS, spec.codec, **spec.codec_args)
         for share, rows in kinds:
             chain = [transforms.pseudo_items(share, rows=rows)] if share else []
-            payloads = payloads_of(codec, chain)
-            counts, _, _, _, trained_on = payloads[0]
-            touched, history, precision, recall = [], [], [], []
-            for c, client in enumerate(who):
+            told = []
+            for client, payloads in payloads_of(codec, chain):
                 own = split.items[split.offsets[client] : split.offsets[client + 1]]
-                sent, told = seen(payloads[0], c)
-                touched.append(np.isin(sent, trained_on[c]).mean())
-                history.append(auc(minority_score(told), np.isin(sent, own)))
-                for payload in payloads[1:]:
-                    sent = np.intersect1d(sent, seen(payload, c)[0])
-                if sent.size:
-                    precision.append(np.isin(sent, own).mean())
-                recall.append(np.isin(own, sent).mean())
-            found.append(
-                {
-                    "arm": name,
-                    "share": share,
-                    "rows": rows,
-                    "bytes": float(bits.payload_bits(codec.fields(sizes), counts).mean() / 8),
-                    "touched": float(np.mean(touched)),
-                    "history": float(np.nanmean(history)),
-                    "precision": float(np.mean(precision)) if precision else float("nan"),
-                    "recall": float(np.mean(recall)),
-                }
-            )
+                first, *others = payloads
+                repeated = first.item
+                for other in others:
+                    repeated = np.intersect1d(repeated, other.item)
+                told.append(
+                    {
+                        "bytes": first.size,
+                        "touched": _share(first.item, first.touched),
+                        "history": auc(minority_score(first.row), np.isin(first.item, own)),
+                        "repeats_precision": _share(repeated, own),
+                        "repeats_recall": _share(own, repeated),
+                    }
+                )
+            means = {name: float(np.nanmean([one[name] for one in told])) for name in told[0]}
+            found.append({"arm": name, "share": share, "rows": rows, **means})
     return found
 
 

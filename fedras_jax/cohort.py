@@ -29,8 +29,9 @@ AXIS = "clients"
 CHUNK = {"cpu": 8, "gpu": 512, "tpu": 512}
 
 # Entries of a chunk's rows where loops go through them client by client: with fewer, what XLA does
-# once a chunk counts; with more, they leave the cache between one loop and the next.
-NATIVE_ENTRIES = 2**15
+# once a chunk counts; with more, they leave the cache between one loop and the next. And no more
+# clients than these: the last chunk of a cohort is filled up with slots that nobody has.
+NATIVE_ENTRIES, NATIVE_CLIENTS = 2**15, 8
 
 # Examples of all clients together from which on more widths are worth their compilation.
 MANY_EXAMPLES = 1_000_000
@@ -61,7 +62,9 @@ def default_chunk() -> int:
 
 def round_chunk(widths: tuple[int, ...], dim: int) -> int:
     """Clients per chunk of a round on this platform, at the narrowest of these widths."""
-    return max(1, NATIVE_ENTRIES // (widths[0] * dim)) if native.on() else default_chunk()
+    if not native.on():
+        return default_chunk()
+    return min(max(1, NATIVE_ENTRIES // (widths[0] * dim)), NATIVE_CLIENTS)
 
 
 def client_mesh(n_devices: int | None = None) -> Mesh:

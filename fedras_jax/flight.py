@@ -30,7 +30,8 @@ Shapes = Mapping[int, Mapping[str, jax.ShapeDtypeStruct]]
 OWN = PartitionSpec(AXIS)
 
 # Slots that are copied one by one, as XLA:CPU does ten to forty times as fast as it gathers or
-# scatters them; more are as many as accelerators run at once, which do that well.
+# scatters them; more, unless someone asks for them, are what accelerators run at once, which do
+# that well.
 FEW = 16
 
 

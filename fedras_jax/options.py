@@ -19,7 +19,7 @@ class Options:
       devices: how many each process uses where no mesh is given; all of its own when None.
       spread_items: whether item tables are spread over the devices too, whose number must divide
         that of the items: for tables that no device can hold. One device has all rows anyway.
-      chunk_size: clients run at once on a device; by platform when None.
+      chunk_size: clients run at once on a device; `cohort.round_chunk` when None.
       progress: show a progress bar (needs the extra `progress`).
       log_clients: write clients.parquet too, a row for each client in each round.
       tensorboard: write event files too (needs the extra `tensorboard`).

@@ -61,7 +61,7 @@ class Programs:
           spec, split: one of the runs, and the data.
           size: how many. One run's clients share the devices; several runs are dealt to them whole.
           mesh: the devices.
-          chunk: clients run at once on a device; by platform when None.
+          chunk: clients run at once on a device; `cohort.round_chunk` when None.
           at_once: runs that are vmapped; by platform when None.
           spread_items: whether one run's tables are spread over the devices.
 

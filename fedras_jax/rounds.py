@@ -131,7 +131,7 @@ def federated(
         if not it goes on from the public one.
       n_widths: how many widths clients are padded to; by the number of examples when None, see
         `cohort.plan_widths`.
-      chunk: clients run at once on a device; by platform when None.
+      chunk: clients run at once on a device; `cohort.round_chunk` when None.
       mesh: devices to share a cohort, from `cohort.client_mesh`; one device when None.
       spread_items: whether item tables are spread over the mesh as well, their rows dealt to its
         devices in blocks, for tables that one device cannot hold (`shards`).

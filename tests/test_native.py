@@ -32,6 +32,7 @@ from fedras_jax.codecs.top_rows import top_rows
 from fedras_jax.factored import factored
 from fedras_jax.models.mf import mf
 from fedras_jax.native import forms, near
+from fedras_jax.native import rows as near_rows
 from fedras_jax.rounds import federated
 from fedras_jax.simulate import simulate
 from fedras_jax.types import Histories, ItemDelta, LabelledDelta, Sizes
@@ -83,8 +84,9 @@ def clients(seed=0, n=N, dim=D, rank=3):
 @pytest.mark.parametrize("negatives", [0, 1, 4])
 def test_examples(n_items, negatives):
     r = np.random.default_rng(n_items + negatives)
-    sizes = [0, 1, 7, 30, 39]
-    seen = [np.sort(r.choice(n_items, s, replace=False)) for s in sizes]
+    sizes = [0, 1, 7, 30, 39, 40, 40]
+    seen = [np.sort(r.choice(n_items, s, replace=False)) for s in sizes[:5]]
+    seen += [np.arange(40), np.arange(n_items - 40, n_items)]  # at either end; or all there are
     data = Histories(
         jnp.asarray(np.concatenate([[0], np.cumsum(sizes)]), jnp.int32),
         jnp.asarray(np.concatenate(seen), jnp.int32),
@@ -97,8 +99,8 @@ def test_examples(n_items, negatives):
             drawn, data, who, live, n_items=n_items, negatives=negatives, width=256
         )
 
-    agree(draw, jnp.arange(5), jnp.ones(5, bool))
-    agree(draw, jnp.arange(5), jnp.zeros(5, bool))
+    agree(draw, jnp.arange(7), jnp.ones(7, bool))
+    agree(draw, jnp.arange(7), jnp.zeros(7, bool))
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -164,8 +166,8 @@ def test_rows_of_tables():
 def test_rows_of_large_tables(dim):
     """Whose rows are asked for beforehand, in blocks of fewer than a client has."""
     r = np.random.default_rng(0)
-    m, n = near.FAR // dim + 1, near.BLOCK // dim + 9
-    assert near.at_once(np.zeros((m, dim), np.float32)) < n
+    m, n = near.FAR // dim + 1, near.BLOCK // max(dim, near.LINE) + 9
+    assert 0 < near.at_once(np.zeros((m, dim), np.float32)) < n
     assert near.at_once(np.zeros((m - 1, dim), np.float32)) == 0
     table = jnp.asarray(r.normal(size=(m, dim)), jnp.float32)
     index = jnp.asarray(r.integers(-m // 4, m + m // 4, size=(3, n)), jnp.int32)
@@ -174,6 +176,16 @@ def test_rows_of_large_tables(dim):
     rows = jnp.asarray(r.normal(size=(3, n, dim)), jnp.float32)
     weight = jnp.asarray([1, 0, 0.5], jnp.float32)
     agree(lambda t: tables.add_rows(t, index, rows, weight), table[None])
+
+
+def test_rows_are_asked_for_before_they_are_read():
+    """No result shows it; the program that LLVM gets does."""
+    table, item, rows = np.ones((3, 16), np.float32), np.zeros(2, np.int32), np.ones((1, 2, 16))
+    near_rows.look_up(table, item, np.zeros((2, 16), np.float32))
+    one, index = np.ones(1, np.float32), item[None]
+    near_rows.add_rows(index, rows.astype(np.float32), index, one, table)
+    for loop in (near_rows.look_up, near_rows.add_rows):
+        assert "llvm.prefetch" in "".join(loop.inspect_llvm().values())
 
 
 def test_rows_by_label():

@@ -210,11 +210,13 @@ def test_grids_name_every_arm_once_and_dense_first():
     assert set(grids.GRIDS["published"]) < set(grids.GRIDS["full"])
 
 
-def test_the_core_grid_is_ten_codecs_in_four_sizes():
-    sizes = collections.Counter(name.partition(":")[0] for name in grids.BUDGETS)
+def test_the_core_grid_has_every_codec_in_four_sizes_and_more_of_the_two_forms():
+    one_bit = {"sign": "quantized"}  # one bit an entry, by other means
+    codecs = [name.partition(":")[0] for name in grids.BUDGETS]
+    sizes = collections.Counter(one_bit.get(codec, codec) for codec in codecs)
     assert len(sizes) == 10
-    assert set(sizes.values()) == {4}
-    assert {*pareto.FORMS} < set(sizes)
+    assert min(sizes.values()) == 4
+    assert {codec for codec, n in sizes.items() if n == max(sizes.values())} >= {*pareto.FORMS}
     assert not set(grids.BUDGETS) & set(grids.REFERENCES)
 
 

@@ -56,7 +56,7 @@ def draw(orders, seen, live, n_items, negatives, item, label, mask, short, scrat
     n_negatives = min(n_seen * negatives, unseen)
     short[0] = n_seen * negatives - n_negatives if live else 0
     n = n_seen + n_negatives if live else 0
-    if n > item.shape[0]:  # against the contract: there is no room, and nothing is drawn
+    if unseen < 0 or n > item.shape[0]:  # against the contract: nothing is drawn
         n, n_negatives, short[0] = 0, 0, 0
     fill(item[n:], n_items)
     fill(label[n:], 0)

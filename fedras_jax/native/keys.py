@@ -31,6 +31,7 @@ def even(x, y):
 
 @bridge.within
 def odd(x, y):
+    """Four rounds with the other turns."""
     x, y = mix(x, y, 17)
     x, y = mix(x, y, 29)
     x, y = mix(x, y, 16)

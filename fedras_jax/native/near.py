@@ -13,7 +13,8 @@ from numba.extending import intrinsic
 from fedras_jax.native import bridge
 
 LINE = 16  # float32 entries that come together
-BLOCK = 2**13  # entries to ask for at once: they stay in a first-level cache until they are read
+# Entries to ask for at once, whole lines: they stay in a second-level cache until they are read.
+BLOCK = 2**13
 # Entries of a table from which on it pays: rounds of 20,000 x 64 were as fast without, of
 # 30,000 x 64 a tenth slower, of 100,000 x 32 a third (dense, 2 cores of an AMD EPYC with 1 MiB of
 # second-level cache each). `benchmarks.million` and `benchmarks.scaling` with another number here
@@ -45,7 +46,7 @@ def _fetch(typing, table, m, d):
 @bridge.exact
 def at_once(table):
     """Rows that are asked for together; 0 where the table is near already."""
-    return max(1, BLOCK // table.shape[1]) if table.size > FAR else 0
+    return max(1, BLOCK // max(table.shape[1], LINE)) if table.size > FAR else 0
 
 
 @bridge.exact
@@ -56,3 +57,4 @@ def fetch(table, item):
         if 0 <= m < table.shape[0]:
             for d in range(0, table.shape[1], LINE):
                 _fetch(table, m, d)
+            _fetch(table, m, table.shape[1] - 1)  # a row may end in a line of its own

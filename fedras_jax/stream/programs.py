@@ -105,7 +105,7 @@ class Programs:
           spec, split: the experiment, and what is to know of its data.
           plan: sizes.
           mesh: devices that share a cohort; one when None.
-          chunk: clients run at once on a device; by platform when None.
+          chunk: clients run at once on a device; `cohort.round_chunk` when None.
           spread_items: whether item tables are spread over the devices.
         """
         self._rounds, self._plan = spec.rounds, plan

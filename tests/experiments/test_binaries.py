@@ -208,18 +208,19 @@ def test_inference_attacks_payloads(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split(",") for line in (tmp_path / "i/inference.csv").read_text().splitlines()]
-    names = ["arm", "share", "rows", "bytes", "touched", "history", "precision", "recall"]
-    assert rows[0] == names
+    repeats = ["repeats_precision", "repeats_recall"]
+    assert rows[0] == ["arm", "share", "rows", "bytes", "touched", "history", *repeats]
     # All that is sent was touched; with a pseudo-item each, as much of it as there are others,
     # unless they give themselves away.
     touched = {(row[0], row[1], row[2]): float(row[4]) for row in rows[1:]}
     for arm in ("rows", "colr:rank=2"):
         assert touched[arm, "0.0", "none"] == touched[arm, "1.0", "zero"] == 1.0
         assert touched[arm, "1.0", "mixed"] < 0.7
-    # All of a history is sent each time, and little else more than once.
+    # All of a history is sent each time, and of all else a part by chance: of what a payload holds
+    # a fifth or less is of it.
     for *_, precision, recall in rows[1:]:
         assert float(recall) > 0.95
-        assert float(precision) > 0.5
+        assert float(precision) > 0.4
 
 
 def test_inference_takes_plain_arms():
