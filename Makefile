@@ -22,7 +22,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.all $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
+	$(BIN)/python -m benchmarks.all $(if $(DATA_DIR),--data_dir=$(DATA_DIR)) $(if $(MORE),--more)
 
 # One environment, three sets of packages in it; a changed setup.cfg installs again.
 $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python

@@ -144,6 +144,9 @@ LOG_CLIENTS = flags.DEFINE_bool(
 # sysexits.h, "try again later".
 STOPPED = 75
 
+# Devices that CPUs may be, where there are fewer cores: XLA gives up waiting for many more of them.
+THREADS = 64
+
 
 def spec_from_flags(base: Mapping[str, Any] | None = None) -> Spec:
     """The Spec that the flags describe.
@@ -293,7 +296,8 @@ def start_devices() -> Any:
     clients of their own, which beats splitting every small operation.
 
     Raises:
-      SpecError: more devices asked for than there are, which on CPU cannot be: they are threads.
+      SpecError: more devices asked for than there are. On CPU they are threads, of which there may
+        be more than cores, to see what many devices do; but no more than `THREADS`.
     """
     import jax
 
@@ -304,8 +308,13 @@ def start_devices() -> Any:
     asked = DEVICES.value
     if asked is not None and asked < 1:
         raise SpecError(f"--devices must be at least 1, not {asked}")
+    cores = len(os.sched_getaffinity(0))
+    if asked is not None and asked > max(cores, THREADS):
+        raise SpecError(
+            f"--devices={asked}, but there are {cores} cores: at most {THREADS} threads"
+        )
     # Only sizes the CPU backend; where there is an accelerator, JAX prefers that.
-    jax.config.update("jax_num_cpu_devices", asked or len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", asked or cores)
 
     def mesh() -> Any:
         there = jax.local_device_count()

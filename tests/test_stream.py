@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import math
 import os
 import types
 
@@ -219,11 +220,12 @@ def test_segments_are_as_long_as_memory_allows():
         (
             200,
             {},
-            r"a segment of 1 rounds of 10 clients takes .* memory=0\.00019.* GiB leaves .* allow",
+            r"a segment of 1 rounds of 10 clients takes .* memory=0\.00019.*: allow 0\.001 GiB",
         ),
         (512, {"rounds": 20}, "a segment of 20 rounds of 10 clients takes"),
         (600, {"private": "device"}, r"too little: .* private state on device .* allow"),
         (0, {}, "memory must be above 0"),
+        (math.inf, {}, "memory must be above 0 GiB and finite"),
         (512, {"rounds": 0}, "at least 1 round"),
         (512, {"private": "tape"}, "one of device, host, disk"),
     ],

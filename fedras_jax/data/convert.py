@@ -12,6 +12,7 @@ memory. What stays in memory throughout is the ids, and a few numbers for each u
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,10 +74,10 @@ def convert(
     """
     found = source(path, columns=columns, name=name, rated=min_rating is not None)
     into = Path(into)
-    if not memory > 0 or k_core < 0 or seed < 0:
+    if not 0 < memory < math.inf or k_core < 0 or seed < 0:
         raise DataError(
-            f"{found.name}: expected memory above 0, k_core and seed of 0 or more; found "
-            f"{memory}, {k_core} and {seed}."
+            f"{found.name}: expected memory above 0 and finite, k_core and seed of 0 or more; "
+            f"found {memory}, {k_core} and {seed}."
         )
     allowed = int(memory * 2**30)
     store.vacant(into)  # said before an hour of reading

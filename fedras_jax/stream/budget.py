@@ -3,7 +3,7 @@
     tables       on each device: the server's state, old and new, and a change of the table; once
                  over all devices where tables are spread
     clients      a few numbers for each client of the population
-    private      what clients keep: on the device up to 1/8 of the memory, on the host up to 1/4,
+    private      what clients keep: on the device up to 1/8 of the memory, on the host up to 1/6,
                  else on disk, in files that are mapped
     segments     the one that runs and the one that is read meanwhile, up to 1/8 each
 
@@ -13,6 +13,7 @@ of items, or for those of a cohort of the longest histories. Where the clients o
 have more, the segment ends before. So every segment runs in the same compiled program.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -76,6 +77,11 @@ class Plan(NamedTuple):
         )
 
 
+def _enough(n: float) -> str:
+    """So many bytes as a number of GiB that does, whatever its size."""
+    return f"{math.ceil(n / 2**30 * 1000) / 1000:g} GiB"
+
+
 def plan(
     algorithm: Algorithm,
     lengths: np.ndarray,
@@ -104,8 +110,8 @@ def plan(
     Raises:
       SpecError: it does not fit.
     """
-    if not memory > 0:
-        raise SpecError(f"memory must be above 0 GiB, not {memory}")
+    if not 0 < memory < math.inf:
+        raise SpecError(f"memory must be above 0 GiB and finite, not {memory}")
     if private not in (None, *PLACES):
         raise SpecError(f"private must be one of {', '.join(PLACES)}, not {private!r}")
     if rounds is not None and rounds < 1:
@@ -137,7 +143,7 @@ def plan(
         raise SpecError(
             f"a segment of {rounds or 1} rounds of {capacity} clients takes {_gib(needed)}, and "
             f"memory={memory:g} GiB leaves {_gib(_SEGMENT_SHARE * allowed)} for it: allow "
-            f"{needed / _SEGMENT_SHARE / 2**30:.2f} GiB, or draw fewer clients a round"
+            f"{_enough(needed / _SEGMENT_SHARE)}, or draw fewer clients a round"
         )
     chosen = private or next((p for p in _SHARES if own <= _SHARES[p] * allowed), "disk")
     slots, items, segment = sizes(fitting[-1])
@@ -149,7 +155,7 @@ def plan(
             f"memory={memory:g} GiB is too little: tables take {_gib(tables)}, a few numbers for "
             f"each of {n_clients:,} clients {_gib(clients)}, private state on {chosen} "
             f"{_gib(0 if chosen == 'disk' else _COPIES * own)} and two segments "
-            f"{_gib(2 * segment)}: allow {found.total / 2**30:.2f} GiB"
+            f"{_gib(2 * segment)}: allow {_enough(found.total)}"
         )
     return found
 

@@ -160,6 +160,19 @@ def test_help_gives_the_choices(name):
     assert ", ".join(CHOICES[name]) in absl_flags.FLAGS[name].help
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [(0, "--devices must be at least 1"), (100_000, "--devices=100000, but there are")],
+)
+def test_devices_that_cannot_be(asked, message, monkeypatch):
+    """Refused before JAX makes any: XLA would wait for so many threads, and then abort."""
+    monkeypatch.setattr("experiments.flags.compiled.keep", lambda: None)
+    monkeypatch.setattr("jax.config.update", lambda *_: pytest.fail("not refused"))
+    absl_flags.FLAGS(["run"])
+    with flagsaver.flagsaver(devices=asked), pytest.raises(SpecError, match=message):
+        flags.start_devices()
+
+
 EXPERIMENT = ("codec", "codec_arg", "reducer_arg", "transform", "workdir", "compilation_cache")
 SHOWN = {
     "run": (*EXPERIMENT, "distributed", "spread_items"),
