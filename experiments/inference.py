@@ -9,7 +9,8 @@ wire would carry them, and attacks them in three ways:
              zero, which a server drops: the share of the others that it did train on (precision)
   history    rows of positives move against those of negatives, and are fewer: items are ranked
              along the payload's main direction, from the side with fewer rows; AUC of the client's
-             history against the other sent items (0.5: no better than guessing)
+             history against the other sent items (0.5: no better than guessing); and the same if
+             the server knows the side
   repeats    negatives and pseudo-items are drawn anew each round, and the history is not: of the
              items that are in all of a client's `--payloads` payloads, the share that is of its
              history (precision), and of the history the share that is among them (recall)
@@ -59,6 +60,7 @@ COLUMNS = (
     ("bytes", "up B/client", "{:,.0f}"),
     ("touched", "touched, precision", "{:.3f}"),
     ("history", "history, AUC", "{:.3f}"),
+    ("known_side", "side known", "{:.3f}"),
     ("repeats_precision", "repeats, precision", "{:.3f}"),
     ("repeats_recall", "repeats, recall", "{:.3f}"),
 )
@@ -235,11 +237,13 @@ def attack(base, specs, kinds, mesh):
                 repeated = first.item
                 for other in others:
                     repeated = np.intersect1d(repeated, other.item)
+                ranked = auc(minority_score(first.row), np.isin(first.item, own))
                 told.append(
                     {
                         "bytes": first.size,
                         "touched": _share(first.item, first.touched),
-                        "history": auc(minority_score(first.row), np.isin(first.item, own)),
+                        "history": ranked,
+                        "known_side": max(ranked, 1 - ranked),
                         "repeats_precision": _share(repeated, own),
                         "repeats_recall": _share(own, repeated),
                     }

@@ -208,8 +208,8 @@ def test_inference_attacks_payloads(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split(",") for line in (tmp_path / "i/inference.csv").read_text().splitlines()]
-    repeats = ["repeats_precision", "repeats_recall"]
-    assert rows[0] == ["arm", "share", "rows", "bytes", "touched", "history", *repeats]
+    attacks = ["touched", "history", "known_side", "repeats_precision", "repeats_recall"]
+    assert rows[0] == ["arm", "share", "rows", "bytes", *attacks]
     # All that is sent was touched; with a pseudo-item each, as much of it as there are others,
     # unless they give themselves away.
     touched = {(row[0], row[1], row[2]): float(row[4]) for row in rows[1:]}
@@ -218,7 +218,8 @@ def test_inference_attacks_payloads(tmp_path):
         assert touched[arm, "1.0", "mixed"] < 0.7
     # All of a history is sent each time, and of all else a part by chance: of what a payload holds
     # a fifth or less is of it.
-    for *_, precision, recall in rows[1:]:
+    for *_, history, known_side, precision, recall in rows[1:]:
+        assert float(known_side) >= float(history)
         assert float(recall) > 0.95
         assert float(precision) > 0.4
 
