@@ -430,6 +430,16 @@ def test_errors_are_told_beforehand(name):
     assert np.all(np.diff(told) <= 0)
 
 
+@pytest.mark.parametrize("k", [2, 4, 8, 16])
+def test_clustering_in_few_coordinates_is_as_good_as_at_full_width(k):
+    """By the mean of clients' errors: both end in local minima, which differ for some."""
+    narrow, full = (
+        distortion(outcome(f"actions-touched-float32-{form}", k)[2].row)[:6].mean()
+        for form in ("16", "fullwidth-16")
+    )
+    assert narrow <= 1.02 * full
+
+
 @pytest.mark.parametrize("k", [4, 16])
 def test_actions_are_as_good_as_ten_full_lloyd_steps(k):
     """From k-means++: the docstring's claim, on what all clients' errors add up to."""

@@ -35,6 +35,12 @@ def write_csv(path, columns, names="userId,movieId,rating,timestamp"):
     return path
 
 
+def write_parquet(path, columns):
+    names = ("user_id", "item_id", "rating", "timestamp")
+    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), path)
+    return path
+
+
 def write_dat(path, columns):
     rows = zip(*(c.tolist() for c in columns), strict=True)
     path.write_text("\n".join("::".join(map(str, row)) for row in rows) + "\n")
@@ -158,12 +164,25 @@ def test_synthetic_store(tmp_path, n_items):
     assert found.made["seed"] == 4
 
 
-def test_memory_is_bounded(tmp_path):
-    """NumPy's arrays, at a tenth of what all rows take."""
-    path = write_csv(tmp_path / "r.csv", table(150_000, users=3000, items=900, times=10**6))
+@pytest.fixture
+def arrow():
+    """A pool that knows the most that Arrow has held at once."""
+    usual = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(pool)
+    yield pool
+    pa.set_memory_pool(usual)
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet])
+def test_memory_is_bounded(tmp_path, arrow, write):
+    """NumPy's arrays and Arrow's, at a tenth of what all rows take."""
+    path = tmp_path / ("r.csv" if write is write_csv else "r.parquet")
+    write(path, table(150_000, users=3000, items=900, times=10**6))
     tracemalloc.start()
     convert(path, tmp_path / "s", memory=4e-3)
     little = tracemalloc.get_traced_memory()[1]
+    assert 0 < arrow.max_memory() < 4e-3 * 2**30
     tracemalloc.reset_peak()
     leave_one_out(read(path), n_candidates=0)
     much = tracemalloc.get_traced_memory()[1]
