@@ -78,10 +78,9 @@ def main(argv: list[str]) -> None:
     if busy:
         print(f"other work is running here (load {os.getloadavg()[0]:.1f}): these are no figures")
     whole = not (ONLY.value or MORE.value)
-    code = suite.run(commands, Path(OUTDIR.value), busy=busy, whole=whole)
     if whole:
-        print("some bars are of benchmarks that take longer: --more")
-    sys.exit(code)
+        print("some bars are of benchmarks that take longer: --more", flush=True)
+    sys.exit(suite.run(commands, Path(OUTDIR.value), busy=busy, whole=whole))
 
 
 if __name__ == "__main__":

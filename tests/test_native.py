@@ -32,7 +32,7 @@ from fedras_jax.codecs.top_rows import top_rows
 from fedras_jax.factored import factored
 from fedras_jax.models.mf import mf
 from fedras_jax.native import forms, near
-from fedras_jax.native import rows as near_rows
+from fedras_jax.native import rows as native_rows
 from fedras_jax.rounds import federated
 from fedras_jax.simulate import simulate
 from fedras_jax.types import Histories, ItemDelta, LabelledDelta, Sizes
@@ -181,10 +181,10 @@ def test_rows_of_large_tables(dim):
 def test_rows_are_asked_for_before_they_are_read():
     """No result shows it; the program that LLVM gets does."""
     table, item, rows = np.ones((3, 16), np.float32), np.zeros(2, np.int32), np.ones((1, 2, 16))
-    near_rows.look_up(table, item, np.zeros((2, 16), np.float32))
+    native_rows.look_up(table, item, np.zeros((2, 16), np.float32))
     one, index = np.ones(1, np.float32), item[None]
-    near_rows.add_rows(index, rows.astype(np.float32), index, one, table)
-    for loop in (near_rows.look_up, near_rows.add_rows):
+    native_rows.add_rows(index, rows.astype(np.float32), index, one, table)
+    for loop in (native_rows.look_up, native_rows.add_rows):
         assert "llvm.prefetch" in "".join(loop.inspect_llvm().values())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fedras_jax.native import bridge
 
 _U = np.uint32
+_EVEN, _ODD = (13, 15, 26, 6), (17, 29, 16, 24)  # rotations of every other four rounds
 
 
 @bridge.within
@@ -21,32 +22,23 @@ def mix(x, y, turn):
 
 
 @bridge.within
-def even(x, y):
-    """Four rounds."""
-    x, y = mix(x, y, 13)
-    x, y = mix(x, y, 15)
-    x, y = mix(x, y, 26)
-    return mix(x, y, 6)
-
-
-@bridge.within
-def odd(x, y):
-    """Four rounds with the other turns."""
-    x, y = mix(x, y, 17)
-    x, y = mix(x, y, 29)
-    x, y = mix(x, y, 16)
-    return mix(x, y, 24)
+def four(x, y, turns):
+    """A round for each of four rotations."""
+    x, y = mix(x, y, turns[0])
+    x, y = mix(x, y, turns[1])
+    x, y = mix(x, y, turns[2])
+    return mix(x, y, turns[3])
 
 
 @bridge.within
 def threefry(key, other, x, y):
     """Two words under a key of two."""
     last = _U(key ^ other ^ _U(0x1BD11BDA))
-    x, y = even(_U(x + key), _U(y + other))
-    x, y = odd(_U(x + other), _U(y + last + _U(1)))
-    x, y = even(_U(x + last), _U(y + key + _U(2)))
-    x, y = odd(_U(x + key), _U(y + other + _U(3)))
-    x, y = even(_U(x + other), _U(y + last + _U(4)))
+    x, y = four(_U(x + key), _U(y + other), _EVEN)
+    x, y = four(_U(x + other), _U(y + last + _U(1)), _ODD)
+    x, y = four(_U(x + last), _U(y + key + _U(2)), _EVEN)
+    x, y = four(_U(x + key), _U(y + other + _U(3)), _ODD)
+    x, y = four(_U(x + other), _U(y + last + _U(4)), _EVEN)
     return _U(x + last), _U(y + key + _U(5))
 
 
