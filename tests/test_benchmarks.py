@@ -175,14 +175,15 @@ def test_exact_levels_on_the_line():
 def test_the_compiled_loop_does_the_library_s_work(monkeypatch):
     """Its clients' deltas and vectors, over several minibatches, and the table's mean of them."""
     numba = pytest.importorskip("numba")
-    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)  # the same loops, in Python
     spec = Spec(dataset="synthetic:20x90x14", dim=4, codec="dense", cohort_size=3, batch_size=32)
     split = split_of(spec)
     drawn = compiled.draw(spec, split, 1)
     length = np.diff(drawn.offset)
     assert length.max() > spec.batch_size
     assert list(length) == sorted(length, reverse=True)
-    loops = compiled.loops(spec, 2)
+    with monkeypatch.context() as here:  # the same loops, in Python; the library's stay compiled
+        here.setattr(numba.config, "DISABLE_JIT", True)
+        loops = compiled.loops(spec, 2)
     assert compiled.gap(spec, split, drawn, loops) < 1e-5
 
     state = jax.device_get(jax.jit(assemble(spec, split)[1].init)())
